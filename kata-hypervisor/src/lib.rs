@@ -1,0 +1,35 @@
+//! Virtual machines, whoever runs them.
+//!
+//! [`Hypervisor`] makes a [`Vm`] from a [`VmConfig`]. `Vm` has the few calls
+//! that every virtual machine monitor can answer; what only some can do is a
+//! trait of its own, reached through an `Option`: that it is there *is* the
+//! capability. [`Hypervisor::probe`] says whether a backend works on this host,
+//! and if not, why and what would help.
+//!
+//! ```text
+//!   VmConfig ──▶ Hypervisor::create ──▶ Vm ──▶ start ─▶ dial, wait ─▶ stop
+//!                                        ├─▶ pause()    -> Option<&dyn Pause>
+//!                                        ├─▶ hotplug()  -> Option<&dyn Hotplug>
+//!                                        └─▶ snapshot() -> Option<&dyn Snapshot>
+//! ```
+//!
+//! A backend of one's own depends on this crate alone, and runs the
+//! [`conformance`] suite (feature `conformance`) to prove itself.
+
+mod config;
+mod error;
+mod probe;
+mod stream;
+mod vm;
+
+#[cfg(feature = "qemu")]
+pub mod qemu;
+
+pub use async_trait::async_trait;
+pub use config::{Devices, KernelCommandLine, MachineSize, MemorySize, VmConfig};
+pub use error::{Error, Result};
+pub use probe::{Acceleration, Finding, Probe, Severity};
+pub use stream::{GuestStream, Io};
+pub use vm::{
+    Features, Hotplug, Hypervisor, Pause, Phase, Snapshot, StopMode, Vm, VmExit, VmUsage,
+};

@@ -1,0 +1,176 @@
+//! The traits between a runtime and what runs its virtual machines.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use crate::config::VmConfig;
+use crate::error::Result;
+use crate::probe::Probe;
+use crate::stream::GuestStream;
+
+/// Makes virtual machines.
+#[async_trait]
+pub trait Hypervisor: std::fmt::Debug + Send + Sync + 'static {
+    /// The backend's name: short, lower-case, the same for ever.
+    fn name(&self) -> &'static str;
+
+    /// Finds out whether and how machines run on this host. Makes nothing that
+    /// outlives the call; may take some hundred milliseconds, so ask once.
+    async fn probe(&self) -> Probe;
+
+    /// Validates `config` and makes the machine, up to the point where its
+    /// processors could run. On an error, or when the future is dropped,
+    /// nothing is left behind.
+    async fn create(&self, config: VmConfig) -> Result<Box<dyn Vm>>;
+}
+
+/// A virtual machine. Dropping it kills it and leaves nothing behind.
+#[async_trait]
+pub trait Vm: std::fmt::Debug + Send + Sync {
+    /// Lets the processors run. Once.
+    async fn start(&self) -> Result<()>;
+
+    /// Ends the machine and releases all that was made for it. Idempotent: a
+    /// machine that has ended already answers how it ended.
+    async fn stop(&self, how: StopMode) -> Result<VmExit>;
+
+    /// Waits until the machine has ended, however it does, and says how. Any
+    /// number of callers may wait, before and after.
+    async fn wait(&self) -> Result<VmExit>;
+
+    /// Connects to a vsock port in the guest.
+    ///
+    /// # Errors
+    /// [`Error::Refused`](crate::Error::Refused) when nothing listens there.
+    async fn dial(&self, port: u32) -> Result<GuestStream>;
+
+    /// The last bytes (at most 64 KiB) that the guest wrote to its console.
+    fn console_tail(&self) -> Vec<u8>;
+
+    /// How long each phase of making and starting took, in order of beginning.
+    fn phases(&self) -> Vec<Phase>;
+
+    /// What the machine costs the host beside the guest's own memory.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    async fn usage(&self) -> Result<VmUsage>;
+
+    /// Stopping and resuming of all processors, where the backend can.
+    fn pause(&self) -> Option<&dyn Pause> {
+        None
+    }
+
+    /// Growing and shrinking, where the backend can.
+    fn hotplug(&self) -> Option<&dyn Hotplug> {
+        None
+    }
+
+    /// Saving to disk, where the backend can.
+    fn snapshot(&self) -> Option<&dyn Snapshot> {
+        None
+    }
+
+    /// What this machine can do, derived from the traits that are there.
+    fn features(&self) -> Features {
+        Features {
+            pause: self.pause().is_some(),
+            hotplug: self.hotplug().is_some(),
+            snapshot: self.snapshot().is_some(),
+        }
+    }
+}
+
+/// Stopping and resuming of all virtual processors.
+#[async_trait]
+pub trait Pause: Send + Sync {
+    /// Stops the processors; the guest's time stands still. Idempotent.
+    async fn pause(&self) -> Result<()>;
+    /// Lets them run again. Idempotent.
+    async fn resume(&self) -> Result<()>;
+}
+
+/// Growing and shrinking of a running machine.
+#[async_trait]
+pub trait Hotplug: Send + Sync {
+    /// Brings the machine to that many processors and that much memory, as near
+    /// as it can, and says what it has now.
+    async fn resize(
+        &self,
+        vcpus: u32,
+        memory: crate::MemorySize,
+    ) -> Result<(u32, crate::MemorySize)>;
+}
+
+/// Saving of a machine to disk.
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// Saves memory and devices of the paused machine into `directory`.
+    async fn save(&self, directory: &Path) -> Result<()>;
+}
+
+/// What a machine can do beyond running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Features {
+    /// All processors can be stopped and resumed.
+    pub pause: bool,
+    /// Processors and memory can change while it runs.
+    pub hotplug: bool,
+    /// It can be saved to disk.
+    pub snapshot: bool,
+}
+
+/// How to end a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopMode {
+    /// At once; the guest is not asked.
+    Kill,
+    /// The guest is already powering itself off: wait for it so long, then kill.
+    Await(Duration),
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VmExit {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset; it is not carried out.
+    Reset,
+    /// The guest's kernel panicked.
+    Panic,
+    /// [`Vm::stop`] or a drop killed it.
+    Killed,
+    /// The monitor died by itself.
+    Crashed {
+        /// Its exit status or signal, and its last words.
+        reason: String,
+    },
+}
+
+/// One phase of making and starting a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// Its name, such as `spawn qemu`.
+    pub name: &'static str,
+    /// When it began.
+    pub began: Instant,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What a machine costs the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VmUsage {
+    /// Bytes of host memory that hold the guest's memory.
+    pub guest_memory: u64,
+    /// Resident bytes of the monitor beside the guest's memory.
+    pub overhead: u64,
+    /// Processor time that the monitor used, guest included.
+    pub cpu: Duration,
+}
