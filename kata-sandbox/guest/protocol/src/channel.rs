@@ -63,7 +63,10 @@ pub async fn send<T: Serialize>(
 ) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     if line.len() >= LINE_LIMIT {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "line too long"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "line too long",
+        ));
     }
     line.push(b'\n');
     stream.write_all(&line).await?;
@@ -96,7 +99,10 @@ mod tests {
     #[tokio::test]
     async fn a_request_arrives_and_the_bytes_after_it_stay() {
         let (mut near, far) = tokio::io::duplex(1024);
-        let request = Request::CopyOut { container: "c".into(), path: "/etc/é".into() };
+        let request = Request::CopyOut {
+            container: "c".into(),
+            path: "/etc/é".into(),
+        };
         send(&mut near, &request).await.unwrap();
         near.write_all(b"rest").await.unwrap();
         drop(near);

@@ -21,8 +21,6 @@ pub mod ttrpc;
 mod generated;
 pub use generated::{agent, types};
 
-
-
 /// Health of the agent: the service `grpc.Health`.
 pub mod health {
     pub use crate::generated::agent::health_check_response::ServingStatus;

@@ -126,9 +126,16 @@ impl Manifest {
     /// outside the directory.
     pub fn load(directory: &Path) -> Result<Self, ManifestError> {
         let path = directory.join(FILE);
-        let read = |source| ManifestError::Read { path: path.clone(), source };
+        let read = |source| ManifestError::Read {
+            path: path.clone(),
+            source,
+        };
         let mut bytes = Vec::new();
-        File::open(&path).map_err(read)?.take(LIMIT).read_to_end(&mut bytes).map_err(read)?;
+        File::open(&path)
+            .map_err(read)?
+            .take(LIMIT)
+            .read_to_end(&mut bytes)
+            .map_err(read)?;
         Self::parse(&bytes, &path)
     }
 
@@ -137,10 +144,18 @@ impl Manifest {
         struct Versioned {
             version: u32,
         }
-        let malformed = |source| ManifestError::Malformed { path: path.to_owned(), source };
-        let found = serde_json::from_slice::<Versioned>(bytes).map_err(malformed)?.version;
+        let malformed = |source| ManifestError::Malformed {
+            path: path.to_owned(),
+            source,
+        };
+        let found = serde_json::from_slice::<Versioned>(bytes)
+            .map_err(malformed)?
+            .version;
         if found != VERSION {
-            return Err(ManifestError::Version { path: path.to_owned(), found });
+            return Err(ManifestError::Version {
+                path: path.to_owned(),
+                found,
+            });
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(malformed)?;
         for ImageFile { file, .. } in manifest.files() {
@@ -158,7 +173,9 @@ impl Manifest {
 
     /// The files that the image consists of.
     pub fn files(&self) -> impl Iterator<Item = &ImageFile> {
-        std::iter::once(&self.kernel).chain(&self.initramfs).chain(&self.disk)
+        std::iter::once(&self.kernel)
+            .chain(&self.initramfs)
+            .chain(&self.disk)
     }
 
     /// Verifies size and checksum of every file in `directory`. Reads them
@@ -169,8 +186,10 @@ impl Manifest {
     pub fn verify(&self, directory: &Path) -> Result<(), ManifestError> {
         self.files().try_for_each(|file| {
             let path = directory.join(&file.file);
-            let found = ImageFile::describe(&path)
-                .map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+            let found = ImageFile::describe(&path).map_err(|source| ManifestError::Read {
+                path: path.clone(),
+                source,
+            })?;
             let damaged = |what, found, expected| ManifestError::Damaged {
                 image: self.name.clone(),
                 path: path.clone(),
@@ -179,7 +198,11 @@ impl Manifest {
                 expected,
             };
             if found.size != file.size {
-                return Err(damaged("size", found.size.to_string(), file.size.to_string()));
+                return Err(damaged(
+                    "size",
+                    found.size.to_string(),
+                    file.size.to_string(),
+                ));
             }
             if found.sha256 != file.sha256 {
                 return Err(damaged("SHA-256", found.sha256, file.sha256.clone()));
@@ -207,9 +230,21 @@ impl ImageFile {
             hash.update(&buffer[..count]);
             size += count as u64;
         }
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { file: name, size, sha256 })
+        let sha256 = hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self {
+            file: name,
+            size,
+            sha256,
+        })
     }
 }
 
@@ -253,7 +288,10 @@ mod tests {
         let manifest = image(directory.path());
         std::fs::write(directory.path().join("vmlinux"), b"kernal").unwrap();
         let error = manifest.verify(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("vmlinux") && error.contains("SHA-256"), "{error}");
+        assert!(
+            error.contains("vmlinux") && error.contains("SHA-256"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -264,14 +302,20 @@ mod tests {
             manifest.kernel.file = name.into();
             let json = serde_json::to_vec(&manifest).unwrap();
             let error = Manifest::parse(&json, Path::new("m")).unwrap_err();
-            assert!(matches!(error, ManifestError::Escapes { .. }), "{name}: {error}");
+            assert!(
+                matches!(error, ManifestError::Escapes { .. }),
+                "{name}: {error}"
+            );
         }
     }
 
     #[test]
     fn another_version_is_named_even_when_its_fields_differ() {
         let error = Manifest::parse(br#"{"version": 7, "new": 1}"#, Path::new("m")).unwrap_err();
-        assert!(matches!(error, ManifestError::Version { found: 7, .. }), "{error}");
+        assert!(
+            matches!(error, ManifestError::Version { found: 7, .. }),
+            "{error}"
+        );
     }
 
     proptest! {

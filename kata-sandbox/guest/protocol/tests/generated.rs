@@ -45,7 +45,14 @@ pub struct {name}Client(pub crate::ttrpc::Client);
 impl {name}Client {{"
     )
     .unwrap();
-    for Method { name, proto_name, input_type, output_type, .. } in &service.methods {
+    for Method {
+        name,
+        proto_name,
+        input_type,
+        output_type,
+        ..
+    } in &service.methods
+    {
         writeln!(
             out,
             "/// Calls `{proto_name}`.
@@ -74,7 +81,14 @@ use std::boxed::Box;
 pub trait {name} {{"
     )
     .unwrap();
-    for Method { name, proto_name, input_type, output_type, .. } in &service.methods {
+    for Method {
+        name,
+        proto_name,
+        input_type,
+        output_type,
+        ..
+    } in &service.methods
+    {
         writeln!(
             out,
             "/// Answers `{proto_name}`.
@@ -94,7 +108,13 @@ let malformed = |error: prost::DecodeError| Status::new(crate::ttrpc::Code::Inva
 match method {{"
     )
     .unwrap();
-    for Method { name, proto_name, input_type, .. } in &service.methods {
+    for Method {
+        name,
+        proto_name,
+        input_type,
+        ..
+    } in &service.methods
+    {
         writeln!(
             out,
             "\"{proto_name}\" => Ok(service.{name}(<{input_type}>::decode(request).map_err(malformed)?).await?.encode_to_vec()),"
@@ -108,7 +128,13 @@ match method {{"
 fn generated_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let proto = root.join("proto");
-    let files = ["agent.proto", "health.proto", "oci.proto", "types.proto", "csi.proto"];
+    let files = [
+        "agent.proto",
+        "health.proto",
+        "oci.proto",
+        "types.proto",
+        "csi.proto",
+    ];
     let descriptors = protox::compile(files.map(|f| proto.join(f)), [&proto]).unwrap();
     let out = tempfile::tempdir().unwrap();
     prost_build::Config::new()

@@ -375,6 +375,8 @@ pub struct LinuxSeccomp {
     pub flags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "4")]
     pub syscalls: ::prost::alloc::vec::Vec<LinuxSyscall>,
+    #[prost(uint32, optional, tag = "1001")]
+    pub default_errno_ret: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinuxSeccompArg {

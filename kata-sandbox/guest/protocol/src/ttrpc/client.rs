@@ -172,7 +172,10 @@ impl Client {
                 let nanos = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
                 tokio::time::timeout(limit, self.exchange(service, method, request, nanos))
                     .await
-                    .map_err(|_| CallError::Timeout { method, deadline: limit })??
+                    .map_err(|_| CallError::Timeout {
+                        method,
+                        deadline: limit,
+                    })??
             }
         };
         let malformed = |source| CallError::Malformed { method, source };
@@ -207,18 +210,33 @@ impl Client {
         let connection = &*self.connection;
         let gone = || CallError::Disconnected {
             method,
-            reason: connection.closed.borrow().clone().unwrap_or_else(|| "closed".into()),
+            reason: connection
+                .closed
+                .borrow()
+                .clone()
+                .unwrap_or_else(|| "closed".into()),
         };
         let stream = connection.next_stream.fetch_add(2, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         connection.pending.lock().insert(stream, answer);
-        let _slot = Slot { pending: &connection.pending, stream };
+        let _slot = Slot {
+            pending: &connection.pending,
+            stream,
+        };
         // After the insertion: a reader that has ended clears what it finds.
         if connection.closed.borrow().is_some() {
             return Err(gone());
         }
-        let header = Header { length: payload.len(), stream, kind: Kind::Request };
-        connection.requests.send((header, payload)).await.map_err(|_| gone())?;
+        let header = Header {
+            length: payload.len(),
+            stream,
+            kind: Kind::Request,
+        };
+        connection
+            .requests
+            .send((header, payload))
+            .await
+            .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
 

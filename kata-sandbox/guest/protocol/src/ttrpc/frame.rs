@@ -60,7 +60,11 @@ impl Header {
             3 => Kind::Data,
             other => return Err(FrameError::UnknownKind(other)),
         };
-        Ok(Self { length: length as usize, stream: u32::from_be_bytes([s0, s1, s2, s3]), kind })
+        Ok(Self {
+            length: length as usize,
+            stream: u32::from_be_bytes([s0, s1, s2, s3]),
+            kind,
+        })
     }
 
     /// The ten bytes of this header.

@@ -38,7 +38,11 @@ where
     let mut tasks = JoinSet::new();
     tasks.spawn_local(async move {
         while let Some((stream, payload)) = queue.recv().await {
-            let header = Header { length: payload.len(), stream, kind: Kind::Response };
+            let header = Header {
+                length: payload.len(),
+                stream,
+                kind: Kind::Response,
+            };
             if frame::send(&mut writer, header, &payload).await.is_err() {
                 break; // the reader sees the same end
             }
@@ -55,12 +59,17 @@ where
         tasks.spawn_local(async move {
             let result = match (header.kind, RequestEnvelope::decode(payload)) {
                 (Kind::Request, Ok(call)) => {
-                    handler.handle(&call.service, &call.method, call.payload).await
+                    handler
+                        .handle(&call.service, &call.method, call.payload)
+                        .await
                 }
                 (Kind::Request, Err(error)) => {
                     Err(Status::new(Code::InvalidArgument, error.to_string()))
                 }
-                _ => Err(Status::new(Code::InvalidArgument, "streaming calls are not served")),
+                _ => Err(Status::new(
+                    Code::InvalidArgument,
+                    "streaming calls are not served",
+                )),
             };
             let mut envelope = ResponseEnvelope::default();
             match result {

@@ -55,7 +55,10 @@ pub struct Status {
 impl Status {
     /// A status of a code and a sentence.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code: code as i32, message: message.into() }
+        Self {
+            code: code as i32,
+            message: message.into(),
+        }
     }
 
     /// A method that this side does not have.
