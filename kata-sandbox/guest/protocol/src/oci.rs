@@ -217,7 +217,7 @@ fn block_io(io: &oci::LinuxBlockIo) -> wire::LinuxBlockIo {
 
 fn capabilities(capabilities: &oci::LinuxCapabilities) -> wire::LinuxCapabilities {
     let set = |set: &Option<oci::Capabilities>| {
-        let mut names: Vec<String> = set.iter().flatten().map(ToString::to_string).collect();
+        let mut names: Vec<String> = set.iter().flatten().map(name).collect();
         names.sort_unstable();
         names
     };

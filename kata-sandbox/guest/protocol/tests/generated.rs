@@ -1,4 +1,5 @@
 //! The generated code is what `proto/` says.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! Calls over a real socket pair, both sides of this crate, and hostile peers.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
 
 use std::rc::Rc;
 use std::time::Duration;
