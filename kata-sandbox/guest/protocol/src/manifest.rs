@@ -39,6 +39,10 @@ pub struct Manifest {
     /// A root disk, read-only, in place of the initramfs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<ImageFile>,
+    /// Whether the kernel finds virtio-mmio devices that its command line names
+    /// (`virtio_mmio.device=`); one that does not needs ACPI or PCI to find any.
+    #[serde(default)]
+    pub virtio_mmio_command_line: bool,
     /// Words for the kernel command line that this image needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernel_parameters: Vec<String>,
@@ -263,6 +267,7 @@ mod tests {
             kernel: ImageFile::describe(&directory.join("vmlinux")).unwrap(),
             initramfs: None,
             disk: None,
+            virtio_mmio_command_line: true,
             kernel_parameters: vec![],
             agent: None,
             modules: vec![],
