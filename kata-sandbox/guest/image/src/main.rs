@@ -1,0 +1,7 @@
+//! Makes, verifies and shows guest images. See `kata-image help`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}
