@@ -1,0 +1,43 @@
+# The way in. The work is in .ci/, where the same scripts serve this file and CI.
+
+SHELL := /bin/bash
+export KATA_CACHE ?= $(CURDIR)/.cache
+# Options of `kata-image build` for the demo's kernel: --kernel-package,
+# --kernel-minimal, --kernel-installed or --kernel FILE.
+KERNEL ?= --kernel-package
+
+.PHONY: help demo test lint ci bench image clean
+
+help: ## Show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: ## Run a container in a virtual machine; installs what is missing
+	@.ci/setup demo
+	@image=$$(.ci/guest image $(KERNEL)) && \
+	    KATA_GUEST_IMAGE=$$image KATA_BUSYBOX=$$(command -v busybox) \
+	    cargo run --locked --release --package kata-examples --bin demo
+
+test: ## Run all tests; installs what is missing
+	@.ci/setup test
+	@.ci/test
+
+image: ## Make a guest image and print its directory
+	@.ci/setup demo
+	@.ci/guest image $(KERNEL)
+
+lint: ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+bench: ## Measure, on the small kernel, and print ratios
+	@.ci/setup test
+	@image=$$(.ci/guest image --kernel-minimal) && \
+	    KATA_GUEST_IMAGE=$$image KATA_BUSYBOX=$$(command -v busybox) \
+	    cargo bench --locked --package kata-benches
+
+ci: ## Run all checks, as CI does
+	@.ci/run
+
+clean: ## Remove what was built, and the cache
+	cargo clean
+	rm -rf .cache lcov.info
