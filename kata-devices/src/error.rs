@@ -1,6 +1,11 @@
 //! Why a device could not be set up.
+
+use std::io;
+use std::path::PathBuf;
+
 /// `Result` of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// Why a device could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -11,6 +16,46 @@ pub enum Error {
         /// What was attempted, and on what.
         operation: String,
         /// Why it failed.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// The description makes no device.
+    #[error("invalid {field}: {reason}")]
+    InvalidConfig {
+        /// The field of the configuration.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A socket could not be made where it was asked for.
+    #[error("cannot listen on {}; remove what is there, or choose another path", path.display())]
+    Listen {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A path cannot be shared.
+    #[error("cannot share {} as {name:?}", path.display())]
+    Share {
+        /// The name it was to have in the guest.
+        name: String,
+        /// The path on the host.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The tree has a share of that name already.
+    #[error("{name:?} is shared already; unshare it first, or choose another name")]
+    ShareExists {
+        /// The name.
+        name: String,
+    },
+}
+
+impl Error {
+    /// A refusal by the host, for `map_err`.
+    pub(crate) fn host(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::Host { operation, source }
+    }
 }

@@ -1,5 +1,35 @@
-//! Device models of virtual machine sandboxes (being written).
+//! Device models of virtual machine sandboxes.
+//!
+//! Devices know nothing of hypervisors. A device takes guest memory, its
+//! virtqueues and an [`Interrupt`] per queue; whoever owns the machine wires
+//! them: an in-process virtual machine monitor directly, a separate one (QEMU,
+//! Cloud Hypervisor) through a [`vhost_user::Server`], a test by hand.
+//!
+//! ```text
+//!   VsockConfig ──▶ vsock::Device ──┐                       ┌── QEMU
+//!                                   ├─▶ vhost_user::Server ─┤
+//!   FsConfig ─────▶ fs::Device ─────┘                       └── Cloud Hypervisor
+//! ```
+//!
+//! No daemon, no kernel module on the host, no thread that outlives its
+//! [`Server`](vhost_user::Server).
+//!
+//! # Trust
+//! Every byte of guest memory and everything that a virtqueue points at is
+//! hostile. A malformed descriptor chain, packet or request is counted, logged
+//! at a bounded rate and answered or dropped; it never panics, blocks the
+//! device or makes it allocate without bound. Each module says which of its
+//! bytes the guest controls.
+
 pub mod fs;
+pub mod vhost_user;
 pub mod vsock;
+
+mod epoll;
 mod error;
+mod limit;
+mod queue;
+mod volatile_io;
+
 pub use error::{Error, Result};
+pub use queue::{GuestMemory, Interrupt, QueueError, VirtQueue};

@@ -1,0 +1,216 @@
+//! A split virtqueue and its way to interrupt the driver (virtio 1.2 §2.7).
+//!
+//! Guest-controlled: the descriptor table, both rings and every index and
+//! length in them. A ring whose indices make no sense is [`QueueError::Broken`]
+//! and stays unused until it is set up again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+/// Guest memory, as all devices see it.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+
+/// The largest queue that a device offers.
+pub(crate) const MAX_SIZE: u16 = 1024;
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (virtio 1.2 §2.7.6).
+const NO_INTERRUPT: u16 = 1;
+
+/// How a device tells the driver that it used buffers of a queue: an eventfd of
+/// a vhost-user front end, an irqfd, or an MSI of an in-process machine.
+pub trait Interrupt: Send + Sync {
+    /// Interrupts the driver.
+    ///
+    /// # Errors
+    /// When nobody is there to be interrupted any more.
+    fn raise(&self) -> io::Result<()>;
+}
+
+/// Why a queue cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// Its rings contradict themselves or lie outside of guest memory.
+    #[error("the driver broke the virtqueue")]
+    Broken(#[source] virtio_queue::Error),
+}
+
+/// A virtqueue in use by a device.
+pub struct VirtQueue {
+    queue: Queue,
+    interrupt: Option<Arc<dyn Interrupt>>,
+    /// Buffers were used since the driver was last considered for an interrupt.
+    used: bool,
+    broken: bool,
+}
+
+impl std::fmt::Debug for VirtQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtQueue")
+            .field("queue", &self.queue)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for VirtQueue {
+    fn default() -> Self {
+        let queue = Queue::new(MAX_SIZE).expect("the largest size is a power of two");
+        Self {
+            queue,
+            interrupt: None,
+            used: false,
+            broken: false,
+        }
+    }
+}
+
+impl VirtQueue {
+    /// A queue that is set up already, such as one of an in-process transport.
+    #[must_use]
+    pub fn new(queue: Queue, interrupt: Arc<dyn Interrupt>) -> Self {
+        Self {
+            queue,
+            interrupt: Some(interrupt),
+            used: false,
+            broken: false,
+        }
+    }
+
+    /// The queue's set-up: size, addresses, indices.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Sets it up. A queue that was broken gets another chance.
+    pub(crate) fn configure(&mut self) -> &mut Queue {
+        self.broken = false;
+        &mut self.queue
+    }
+
+    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
+        self.interrupt = interrupt;
+    }
+
+    /// Whether the driver has set it up and it makes sense so far.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.queue.ready() && !self.broken
+    }
+
+    /// The next chain that the driver made available.
+    ///
+    /// # Errors
+    /// [`QueueError::Broken`] once, when it turns out to be; then there are no
+    /// further chains.
+    pub fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+    ) -> Result<Option<DescriptorChain<&'m GuestMemory>>, QueueError> {
+        if !self.is_usable() {
+            return Ok(None);
+        }
+        match self.queue.iter(memory) {
+            Ok(mut available) => Ok(available.next()),
+            Err(error) => Err(self.broke(error)),
+        }
+    }
+
+    /// Gives the last `count` popped chains back, unused.
+    pub fn unpop(&mut self, count: u16) {
+        self.queue
+            .set_next_avail(self.queue.next_avail().wrapping_sub(count));
+    }
+
+    /// Gives a chain back to the driver, with `written` bytes in it.
+    ///
+    /// # Errors
+    /// [`QueueError::Broken`] when the used ring is not in guest memory.
+    pub fn complete(
+        &mut self,
+        memory: &GuestMemory,
+        head: u16,
+        written: u32,
+    ) -> Result<(), QueueError> {
+        self.queue
+            .add_used(memory, head, written)
+            .map_err(|error| self.broke(error))?;
+        self.used = true;
+        Ok(())
+    }
+
+    /// Interrupts the driver if buffers were used and it wants to know.
+    ///
+    /// # Errors
+    /// [`QueueError::Broken`] when the rings are not in guest memory.
+    pub fn notify(&mut self, memory: &GuestMemory) -> Result<(), QueueError> {
+        if !self.used || !self.is_usable() {
+            return Ok(());
+        }
+        self.used = false;
+        let wanted = self
+            .queue
+            .needs_notification(memory)
+            .map_err(|error| self.broke(error))?;
+        if wanted
+            && (self.queue.event_idx_enabled() || !self.interrupts_off(memory))
+            && let Some(interrupt) = &self.interrupt
+        {
+            // The other side of a machine that is going away is no error here.
+            let _ = interrupt.raise();
+        }
+        Ok(())
+    }
+
+    /// Asks the driver for kicks. `true` when chains are available already, of
+    /// which there will be no kick.
+    ///
+    /// # Errors
+    /// [`QueueError::Broken`] when the rings are not in guest memory.
+    pub fn enable_kicks(&mut self, memory: &GuestMemory) -> Result<bool, QueueError> {
+        if !self.is_usable() {
+            return Ok(false);
+        }
+        self.queue
+            .enable_notification(memory)
+            .map_err(|error| self.broke(error))
+    }
+
+    /// Spares the driver its kicks.
+    ///
+    /// # Errors
+    /// [`QueueError::Broken`] when the rings are not in guest memory.
+    pub fn disable_kicks(&mut self, memory: &GuestMemory) -> Result<(), QueueError> {
+        if !self.is_usable() {
+            return Ok(());
+        }
+        self.queue
+            .disable_notification(memory)
+            .map_err(|error| self.broke(error))
+    }
+
+    /// Whether chains are available.
+    #[must_use]
+    pub fn has_available(&self, memory: &GuestMemory) -> bool {
+        self.is_usable()
+            && self
+                .queue
+                .avail_idx(memory, Ordering::Acquire)
+                .is_ok_and(|index| index.0 != self.queue.next_avail())
+    }
+
+    fn interrupts_off(&self, memory: &GuestMemory) -> bool {
+        let flags = memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
+        flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT != 0)
+    }
+
+    fn broke(&mut self, error: virtio_queue::Error) -> QueueError {
+        self.broken = true;
+        QueueError::Broken(error)
+    }
+}
