@@ -3,8 +3,12 @@
 //! `spawn PROGRAM COUNT` times fork, exec and wait of a program, and prints the
 //! median in nanoseconds. `echo PORT` sends back what comes on a vsock port,
 //! `source PORT BYTES` sends so many bytes there, `flood BYTES` writes them to
-//! standard output.
-#![expect(unsafe_code, reason = "fork and exec, timed without std's own work around them")]
+//! standard output. As pid 1 it prints one line and waits: the least that a guest
+//! can do.
+#![expect(
+    unsafe_code,
+    reason = "fork and exec, timed without std's own work around them"
+)]
 
 use std::ffi::CString;
 use std::io::{Read, Write};
@@ -16,6 +20,12 @@ use vsock::{VMADDR_CID_ANY, VsockListener};
 const CHUNK: usize = 64 * 1024;
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        println!("floor");
+        loop {
+            std::thread::park();
+        }
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
@@ -25,7 +35,10 @@ fn main() -> ExitCode {
             number(port).and_then(|port| number(bytes).and_then(|bytes| source(port, bytes)))
         }
         ["flood", bytes] => number(bytes).and_then(|bytes| send(&mut std::io::stdout(), bytes)),
-        _ => Err("usage: guest-probe spawn PROGRAM COUNT | echo PORT | source PORT BYTES | flood BYTES".into()),
+        _ => Err(
+            "usage: guest-probe spawn PROGRAM COUNT | echo PORT | source PORT BYTES | flood BYTES"
+                .into(),
+        ),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,7 +64,9 @@ fn spawn(program: &str, count: u64) -> Outcome {
         times.push(began.elapsed().as_nanos());
     }
     times.sort_unstable();
-    let median = times.get(times.len() / 2).ok_or("a count of 0 has no median")?;
+    let median = times
+        .get(times.len() / 2)
+        .ok_or("a count of 0 has no median")?;
     println!("{median}");
     Ok(())
 }

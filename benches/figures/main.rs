@@ -1,0 +1,74 @@
+//! The figures of docs/figures.md, measured in one run: `make bench`.
+//!
+//! Each is a ratio to a floor measured here and now, so that it means the same on
+//! a slow machine and on a busy one. Needs a guest image of the minimal kernel
+//! (`KATA_GUEST_IMAGE`), the static program `guest-probe` (`KATA_GUEST_PROBE`)
+//! and a static busybox.
+
+mod floor;
+mod host;
+mod measure;
+mod table;
+
+use std::path::PathBuf;
+
+use table::Table;
+
+/// What a run measures with.
+struct Kit {
+    image: PathBuf,
+    probe: PathBuf,
+    agent: PathBuf,
+}
+
+impl Kit {
+    fn find() -> Option<Self> {
+        let path = |name| std::env::var_os(name).map(PathBuf::from);
+        Some(Self {
+            image: path("KATA_GUEST_IMAGE")?,
+            probe: path("KATA_GUEST_PROBE")?,
+            agent: path("KATA_AGENT")?,
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // `cargo bench` and `cargo test` pass arguments of their own; names select.
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let Some(kit) = Kit::find() else {
+        println!(
+            "skipped: set KATA_GUEST_IMAGE, KATA_GUEST_PROBE and KATA_AGENT, or use `make bench`"
+        );
+        return Ok(());
+    };
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    let mut table = Table::default();
+    if wants("start") {
+        measure::start(&kit, &mut table).await?;
+    }
+    if wants("exec") {
+        measure::exec(&kit, &mut table).await?;
+    }
+    if wants("stream") {
+        measure::stream(&kit, &mut table).await?;
+    }
+    if wants("size") {
+        measure::size(&kit, &mut table).await?;
+    }
+    if wants("crowd") {
+        measure::crowd(&kit, &mut table).await?;
+    }
+    if wants("memory") {
+        measure::smallest(&kit, &mut table).await?;
+    }
+    print!("{table}");
+    if table.holds() {
+        Ok(())
+    } else {
+        Err("a figure misses its bar".into())
+    }
+}

@@ -1,0 +1,89 @@
+//! The printed table.
+
+use std::fmt;
+
+/// One figure beside its floor.
+#[derive(Debug)]
+struct Row {
+    name: &'static str,
+    ours: String,
+    floor: String,
+    /// Ours in units of the floor, and the most or the least that is wanted.
+    ratio: f64,
+    bar: Bar,
+}
+
+/// What a ratio is held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bar {
+    /// It must not be above.
+    AtMost(f64),
+    /// It must not be below.
+    AtLeast(f64),
+}
+
+impl Bar {
+    fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(most) => ratio <= most,
+            Self::AtLeast(least) => ratio >= least,
+        }
+    }
+}
+
+/// The figures of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    pub(crate) fn add(
+        &mut self,
+        name: &'static str,
+        (ours, ours_text): (f64, String),
+        (floor, floor_text): (f64, String),
+        bar: Bar,
+    ) {
+        let row = Row {
+            name,
+            ours: ours_text,
+            floor: floor_text,
+            ratio: ours / floor,
+            bar,
+        };
+        eprintln!("measured {}: {} against {}", row.name, row.ours, row.floor);
+        self.rows.push(row);
+    }
+
+    /// Whether every figure meets its bar.
+    pub(crate) fn holds(&self) -> bool {
+        self.rows.iter().all(|row| row.bar.holds(row.ratio))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| figure | ours | floor or limit | ratio | bar | |")?;
+        writeln!(f, "|---|---:|---:|---:|---:|---|")?;
+        for Row {
+            name,
+            ours,
+            floor,
+            ratio,
+            bar,
+        } in &self.rows
+        {
+            let (sign, bound) = match bar {
+                Bar::AtMost(most) => ('≤', most),
+                Bar::AtLeast(least) => ('≥', least),
+            };
+            let verdict = if bar.holds(*ratio) { "met" } else { "MISSED" };
+            writeln!(
+                f,
+                "| {name} | {ours} | {floor} | {ratio:.2} | {sign} {bound:.2} | {verdict} |"
+            )?;
+        }
+        Ok(())
+    }
+}
