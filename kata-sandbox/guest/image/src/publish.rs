@@ -107,6 +107,34 @@ impl Drop for Draft {
     }
 }
 
+/// Held while something costly is made, so that it is made once.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _lock: fs::File,
+}
+
+impl Turn {
+    /// Waits until nobody else makes `target`; calls `waiting` if that may take a
+    /// while. Ends when dropped, or with the process.
+    pub(crate) fn wait(target: &Path, waiting: impl FnOnce()) -> Result<Self, Error> {
+        let parent = target.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(Error::write(parent))?;
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = parent.join(format!(".{name}.lock"));
+        let file = fs::File::options().append(true).create(true).open(&path);
+        let file = file.map_err(Error::write(&path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::AGAIN) => {
+                waiting();
+                flock(&file, FlockOperation::LockExclusive)
+            }
+            other => other,
+        }
+        .map_err(|errno| Error::write(&path)(errno.into()))?;
+        Ok(Self { _lock: file })
+    }
+}
+
 /// Locks a new draft; `None` when another process took it for an abandoned one
 /// and removed it in the moment before it was locked.
 fn lock(directory: &Path) -> io::Result<Option<fs::File>> {
@@ -191,6 +219,20 @@ mod tests {
         let second = Draft::begin(&target).unwrap();
         assert!(!root.path().join(".image.1.0.tmp").exists());
         assert!(in_use.path().exists() && second.path().exists());
+    }
+
+    #[test]
+    fn one_at_a_time_has_the_turn() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("kernels/one");
+        let first = Turn::wait(&target, || unreachable!("nobody else is here")).unwrap();
+        let (sender, waited) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| Turn::wait(&target, || sender.send(()).unwrap()));
+            waited.recv().unwrap();
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -5,22 +5,22 @@ mod config;
 mod make;
 mod sources;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::progress::{Progress, Report};
-use crate::publish::Draft;
+use crate::publish::{Draft, Turn};
 use crate::{Architecture, Cache, Error};
 use config::Fragments;
-use sources::Sources;
+use sources::{Origin, Sources};
 
 /// A small kernel that is to be built.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MinimalKernel {
     architecture: Architecture,
-    sources: Option<PathBuf>,
+    sources: Origin,
     jobs: usize,
 }
 
@@ -43,14 +43,20 @@ impl MinimalKernel {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             architecture,
-            sources: None,
+            sources: Origin::Package(sources::PACKAGE.into()),
             jobs,
         }
     }
 
     /// A tar archive of kernel sources, in place of the distribution's.
-    pub fn sources(mut self, archive: impl Into<PathBuf>) -> Self {
-        self.sources = Some(archive.into());
+    pub fn archive(mut self, archive: impl Into<PathBuf>) -> Self {
+        self.sources = Origin::Archive(archive.into());
+        self
+    }
+
+    /// Another package of the distribution's, such as `linux-source-6.12`.
+    pub fn package(mut self, name: impl Into<String>) -> Self {
+        self.sources = Origin::Package(name.into());
         self
     }
 
@@ -67,7 +73,7 @@ impl MinimalKernel {
     /// lost an option.
     pub fn build(&self, cache: &Cache, report: Report<'_>) -> Result<Built, Error> {
         let fragments = Fragments::of(self.architecture);
-        let sources = Sources::find(self.sources.as_deref())?;
+        let sources = Sources::find(&self.sources)?;
         let key = format!(
             "{}-{}-{}",
             sources.version,
@@ -80,21 +86,37 @@ impl MinimalKernel {
             config: directory.join("config"),
             provenance: format!("linux {}", sources.version),
         };
-        if built.kernel.exists() {
-            report(Progress::Step(format!(
-                "minimal kernel {key} is in the cache"
-            )));
-            return Ok(built);
+        if !built.kernel.exists() {
+            make::check_tools(self.architecture)?;
+            let step = Progress::Step(format!("waiting for another build of {key}"));
+            let waiting = || report(step);
+            let _turn = Turn::wait(&directory, waiting)?;
+            if !built.kernel.exists() {
+                self.make(&directory, &fragments, &sources, report)?;
+                return Ok(built);
+            }
         }
-        make::check_tools(self.architecture)?;
-        let draft = Draft::begin(&directory)?;
+        report(Progress::Step(format!(
+            "minimal kernel {key} is in the cache"
+        )));
+        Ok(built)
+    }
+
+    fn make(
+        &self,
+        directory: &Path,
+        fragments: &Fragments,
+        sources: &Sources,
+        report: Report<'_>,
+    ) -> Result<(), Error> {
+        let draft = Draft::begin(directory)?;
         let tree = sources.unpack(draft.path(), report)?;
         let build = make::Build {
             tree: &tree,
             architecture: self.architecture,
             jobs: self.jobs,
         };
-        build.configure(&fragments, report)?;
+        build.configure(fragments, report)?;
         let kernel = build.compile(report)?;
         make::keep_needed(
             &kernel,
@@ -104,8 +126,7 @@ impl MinimalKernel {
         let config = tree.join(".config");
         std::fs::copy(&config, draft.path().join("config")).map_err(Error::read(&config))?;
         std::fs::remove_dir_all(&tree).map_err(Error::write(&tree))?;
-        draft.publish()?;
-        Ok(built)
+        draft.publish().map(drop)
     }
 }
 

@@ -10,57 +10,70 @@ use crate::apt::{self, Package};
 use crate::progress::{Progress, Report};
 use crate::{Error, tool};
 
-/// Where the sources come from.
+/// Where sources are asked for.
 #[derive(Clone, Debug)]
-enum Origin {
+pub(super) enum Origin {
+    /// A tar archive.
     Archive(PathBuf),
-    Package(Package),
+    /// A package of this name.
+    Package(String),
 }
 
 /// Sources of one version.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
-    origin: Origin,
+    place: Place,
     pub(super) version: String,
 }
 
+/// Where they are.
+#[derive(Clone, Debug)]
+enum Place {
+    Archive(PathBuf),
+    Package(Package),
+}
+
 /// The meta-package that leads to the distribution's own sources.
-const PACKAGE: &str = "linux-source";
+pub(super) const PACKAGE: &str = "linux-source";
 
 impl Sources {
-    /// The archive that is named, or the distribution's package.
-    pub(super) fn find(archive: Option<&Path>) -> Result<Self, Error> {
-        if let Some(path) = archive {
-            let bytes = std::fs::read(path).map_err(Error::read(path))?;
-            let version = hex(&Sha256::digest(&bytes))[..16].to_owned();
-            return Ok(Self {
-                origin: Origin::Archive(path.to_owned()),
-                version,
-            });
+    /// Finds out which version there is.
+    pub(super) fn find(origin: &Origin) -> Result<Self, Error> {
+        match origin {
+            Origin::Archive(path) => {
+                let bytes = std::fs::read(path).map_err(Error::read(path))?;
+                let version = hex(&Sha256::digest(&bytes))[..16].to_owned();
+                Ok(Self {
+                    place: Place::Archive(path.clone()),
+                    version,
+                })
+            }
+            Origin::Package(name) => {
+                let no_package = || Error::NoPackage {
+                    names: vec![name.clone()],
+                };
+                let asked = apt::show(name)?.ok_or_else(no_package)?;
+                let next = asked
+                    .depends
+                    .iter()
+                    .find(|name| name.starts_with("linux-source-"));
+                let next = next.map(|name| apt::show(name)).transpose()?.flatten();
+                let package = next.unwrap_or(asked);
+                Ok(Self {
+                    version: package.version.clone(),
+                    place: Place::Package(package),
+                })
+            }
         }
-        let no_package = || Error::NoPackage {
-            names: vec![PACKAGE.into()],
-        };
-        let meta = apt::show(PACKAGE)?.ok_or_else(no_package)?;
-        let concrete = meta
-            .depends
-            .iter()
-            .find(|name| name.starts_with("linux-source-"));
-        let concrete = concrete.map(|name| apt::show(name)).transpose()?.flatten();
-        let package = concrete.unwrap_or(meta);
-        Ok(Self {
-            version: package.version.clone(),
-            origin: Origin::Package(package),
-        })
     }
 
     /// Unpacks the sources below `directory` and gives the tree's root.
     pub(super) fn unpack(&self, directory: &Path, report: Report<'_>) -> Result<PathBuf, Error> {
         let tree = directory.join("linux");
         std::fs::create_dir(&tree).map_err(Error::write(&tree))?;
-        match &self.origin {
-            Origin::Archive(archive) => untar(archive, &tree, report)?,
-            Origin::Package(package) => {
+        match &self.place {
+            Place::Archive(archive) => untar(archive, &tree, report)?,
+            Place::Package(package) => {
                 let step = format!("fetching {} {}", package.name, package.version);
                 report(Progress::Step(step));
                 let unpacked = directory.join("package");
@@ -149,7 +162,7 @@ mod tests {
             .arg(&archive)
             .arg("linux-6.1");
         tool::output(&mut command, "tar").unwrap();
-        let sources = Sources::find(Some(&archive)).unwrap();
+        let sources = Sources::find(&Origin::Archive(archive)).unwrap();
         let tree = sources.unpack(root.path(), &|_| {}).unwrap();
         assert_eq!(std::fs::read(tree.join("kernel/file")).unwrap(), b"x");
         assert_eq!(sources.version.len(), 16);

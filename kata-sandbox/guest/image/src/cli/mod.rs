@@ -1,18 +1,21 @@
 //! The command line.
 
-use std::cell::Cell;
+mod failure;
+mod options;
+mod show;
+
 use std::error::Error as _;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use kata_image::{
-    Architecture, Cache, Error, ForeignImage, ImageBuilder, KernelSource, Manifest, ManifestError,
-    MinimalKernel, Progress, UnknownArchitecture, verify,
+    Architecture, ForeignImage, ImageBuilder, KernelSource, Manifest, MinimalKernel, verify,
 };
-use lexopt::{Arg, Parser, ValueExt as _};
+
+use failure::Failure;
+use options::{Options, missing};
+use show::Shown;
 
 const HELP: &str = "\
 Makes guest images: kernel, initramfs and manifest.
@@ -35,7 +38,8 @@ Usage: kata-image COMMAND [OPTIONS]
 
   kernel    build the minimal kernel; prints its path
       --arch ARCH
-      --sources FILE           a tar archive, in place of the package's
+      --sources FILE           a tar archive, or
+      --package NAME           another package than linux-source
       --jobs N                 compilers at once; by default one per processor
 
   import    take an image that others made; prints its directory
@@ -53,63 +57,9 @@ Everywhere:
       --quiet       no progress
 ";
 
-/// Why a command was not carried out.
-enum Failure {
-    /// The command line is wrong.
-    Usage(lexopt::Error),
-    /// The work failed.
-    Work(Error),
-}
-
-impl From<lexopt::Error> for Failure {
-    fn from(error: lexopt::Error) -> Self {
-        Self::Usage(error)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Work(error)
-    }
-}
-
-impl From<ManifestError> for Failure {
-    fn from(error: ManifestError) -> Self {
-        Self::Work(error.into())
-    }
-}
-
-impl From<UnknownArchitecture> for Failure {
-    fn from(error: UnknownArchitecture) -> Self {
-        Self::Work(error.into())
-    }
-}
-
-/// All that the command line may say.
-#[derive(Default)]
-struct Options {
-    agent: Option<PathBuf>,
-    output: Option<PathBuf>,
-    architecture: Option<Architecture>,
-    name: Option<String>,
-    modules_wanted: Option<Vec<String>>,
-    parameters: Vec<String>,
-    source: Option<KernelSource>,
-    kernel: Option<PathBuf>,
-    modules: Option<PathBuf>,
-    sources: Option<PathBuf>,
-    jobs: Option<usize>,
-    release: Option<PathBuf>,
-    initrd: Option<PathBuf>,
-    disk: Option<PathBuf>,
-    cache: Option<PathBuf>,
-    quiet: bool,
-    directory: Option<PathBuf>,
-}
-
 /// Runs the program on its own command line.
 pub(crate) fn run() -> ExitCode {
-    match command(std::env::args_os().skip(1).collect()) {
+    match command(&std::env::args_os().skip(1).collect::<Vec<_>>()) {
         Ok(text) => {
             // A reader that has seen enough is no failure of ours.
             drop(io::stdout().write_all(text.as_bytes()));
@@ -132,20 +82,19 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Carries out a command and gives what it prints.
-fn command(mut words: Vec<OsString>) -> Result<String, Failure> {
-    let verb = if words.is_empty() {
-        OsString::from("help")
-    } else {
-        words.remove(0)
+fn command(words: &[OsString]) -> Result<String, Failure> {
+    let asks_for_help = |word: &OsString| word == "help" || word == "--help" || word == "-h";
+    let Some((verb, rest)) = words.split_first() else {
+        return Ok(HELP.to_owned());
     };
-    let verb = verb.to_string_lossy();
-    if ["help", "--help", "-h"].contains(&&*verb) {
+    if asks_for_help(verb) || rest.iter().any(asks_for_help) {
         return Ok(HELP.to_owned());
     }
+    let verb = verb.to_string_lossy();
     if ["version", "--version", "-V"].contains(&&*verb) {
         return Ok(format!("kata-image {}\n", env!("CARGO_PKG_VERSION")));
     }
-    let options = Options::parse(words)?;
+    let options = Options::parse(rest)?;
     match &*verb {
         "build" => options.build(),
         "kernel" => options.build_kernel(),
@@ -163,85 +112,6 @@ fn command(mut words: Vec<OsString>) -> Result<String, Failure> {
 }
 
 impl Options {
-    fn parse(words: Vec<OsString>) -> Result<Self, Failure> {
-        let mut parser = Parser::from_args(words);
-        let mut options = Self::default();
-        while let Some(argument) = parser.next()? {
-            let is_source = matches!(&argument, Arg::Long(name) if name.starts_with("kernel-"));
-            match argument {
-                Arg::Long("help") | Arg::Short('h') => {
-                    return Err(lexopt::Error::Custom("help is a command".into()).into());
-                }
-                Arg::Long(name) if is_source => {
-                    let name = name.to_owned();
-                    let value = parser
-                        .optional_value()
-                        .map(|value| value.string())
-                        .transpose()?;
-                    options.source = Some(source(&name, value)?);
-                }
-                Arg::Long("arch") => {
-                    let name = parser.value()?.string()?;
-                    options.architecture = Some(name.parse::<Architecture>()?);
-                }
-                Arg::Long("quiet") => options.quiet = true,
-                Arg::Long("jobs") => options.jobs = Some(parser.value()?.parse()?),
-                Arg::Long("name") => options.name = Some(parser.value()?.string()?),
-                Arg::Long("modules-wanted") => {
-                    let list = parser.value()?.string()?;
-                    options.modules_wanted = Some(words_of(&list, ','));
-                }
-                Arg::Long("parameters") => {
-                    options.parameters = words_of(&parser.value()?.string()?, ' ');
-                }
-                Arg::Long(name) => {
-                    let name = name.to_owned();
-                    let path = options.path(&name).ok_or_else(|| unknown(&name))?;
-                    *path = Some(parser.value()?.into());
-                }
-                Arg::Value(value) if options.directory.is_none() => {
-                    options.directory = Some(value.into());
-                }
-                other => return Err(other.unexpected().into()),
-            }
-        }
-        Ok(options)
-    }
-
-    /// The options that are paths.
-    fn path(&mut self, name: &str) -> Option<&mut Option<PathBuf>> {
-        Some(match name {
-            "agent" => &mut self.agent,
-            "output" => &mut self.output,
-            "kernel" => &mut self.kernel,
-            "modules" => &mut self.modules,
-            "sources" => &mut self.sources,
-            "release" => &mut self.release,
-            "initrd" => &mut self.initrd,
-            "disk" => &mut self.disk,
-            "cache" => &mut self.cache,
-            _ => return None,
-        })
-    }
-
-    fn directory(&self) -> Result<&PathBuf, Failure> {
-        self.directory
-            .as_ref()
-            .ok_or_else(|| missing("the image's directory"))
-    }
-
-    fn cache(&self) -> Result<Cache, Failure> {
-        let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let default = || {
-            let base = of("XDG_CACHE_HOME").map(PathBuf::from);
-            let base = base.or_else(|| Some(PathBuf::from(of("HOME")?).join(".cache")));
-            Some(base?.join("kata-sandbox"))
-        };
-        let directory = self.cache.clone().or_else(default);
-        let directory = directory.ok_or_else(|| missing("--cache, as HOME is not set"))?;
-        Ok(Cache::open(directory)?)
-    }
-
     fn build(self) -> Result<String, Failure> {
         let agent = self.agent.as_ref().ok_or_else(|| missing("--agent"))?;
         let cache = self.cache()?;
@@ -290,7 +160,10 @@ impl Options {
             kernel = kernel.jobs(jobs);
         }
         if let Some(sources) = &self.sources {
-            kernel = kernel.sources(sources);
+            kernel = kernel.archive(sources);
+        }
+        if let Some(package) = &self.package {
+            kernel = kernel.package(package);
         }
         let shown = Shown::new(self.quiet);
         let built = kernel.build(&self.cache()?, &|progress| shown.tell(&progress))?;
@@ -318,31 +191,6 @@ impl Options {
         image.import(&output, &|progress| shown.tell(&progress))?;
         Ok(format!("{}\n", output.display()))
     }
-}
-
-fn source(option: &str, value: Option<String>) -> Result<KernelSource, Failure> {
-    match option {
-        "kernel-installed" => Ok(KernelSource::Installed { release: value }),
-        "kernel-package" => Ok(KernelSource::Package { name: value }),
-        "kernel-minimal" if value.is_none() => Ok(KernelSource::Minimal),
-        _ => Err(unknown(option)),
-    }
-}
-
-fn unknown(option: &str) -> Failure {
-    lexopt::Error::Custom(format!("there is no option --{option}").into()).into()
-}
-
-fn missing(what: &str) -> Failure {
-    lexopt::Error::Custom(format!("{what} is missing").into()).into()
-}
-
-fn words_of(list: &str, separator: char) -> Vec<String> {
-    let words = list
-        .split(separator)
-        .map(str::trim)
-        .filter(|word| !word.is_empty());
-    words.map(Into::into).collect()
 }
 
 fn inspect(manifest: &Manifest) -> String {
@@ -382,65 +230,17 @@ fn inspect(manifest: &Manifest) -> String {
     lines.join("\n")
 }
 
-/// Shows progress on standard error: steps on lines of their own, counts in
-/// place on a terminal and now and then elsewhere.
-struct Shown {
-    quiet: bool,
-    is_terminal: bool,
-    begun: Instant,
-    counted: Cell<Option<Instant>>,
-}
-
-/// How often a count is shown where it cannot be shown in place.
-const COUNT_INTERVAL: Duration = Duration::from_secs(15);
-
-impl Shown {
-    fn new(quiet: bool) -> Self {
-        let is_terminal = io::stderr().is_terminal();
-        Self {
-            quiet,
-            is_terminal,
-            begun: Instant::now(),
-            counted: Cell::new(None),
-        }
-    }
-
-    fn tell(&self, progress: &Progress) {
-        if self.quiet {
-            return;
-        }
-        let seconds = self.begun.elapsed().as_secs();
-        match progress {
-            Progress::Count { .. } if self.is_terminal => {
-                eprint!("\r  [{seconds:>3} s] {progress} ");
-                self.counted.set(Some(Instant::now()));
-            }
-            Progress::Count { .. } => {
-                let is_due = |at: Instant| at.elapsed() >= COUNT_INTERVAL;
-                if self.counted.get().is_none_or(is_due) {
-                    eprintln!("  [{seconds:>3} s] {progress}");
-                    self.counted.set(Some(Instant::now()));
-                }
-            }
-            _ => {
-                if self.is_terminal && self.counted.take().is_some() {
-                    eprintln!();
-                }
-                eprintln!("  [{seconds:>3} s] {progress}");
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn run(words: &[&str]) -> Result<String, String> {
-        command(words.iter().map(Into::into).collect()).map_err(|failure| match failure {
-            Failure::Usage(error) => format!("usage: {error}"),
-            Failure::Work(error) => format!("work: {error}"),
-        })
+        command(&words.iter().map(Into::into).collect::<Vec<_>>()).map_err(
+            |failure| match failure {
+                Failure::Usage(error) => format!("usage: {error}"),
+                Failure::Work(error) => format!("work: {error}"),
+            },
+        )
     }
 
     #[test]
@@ -448,7 +248,9 @@ mod tests {
         for verb in ["build", "kernel", "import", "verify", "inspect"] {
             assert!(HELP.contains(&format!("\n  {verb} ")), "{verb}");
         }
-        assert_eq!(run(&[]).unwrap(), HELP);
+        for words in [&[][..], &["--help"], &["build", "-h"]] {
+            assert_eq!(run(words).unwrap(), HELP);
+        }
         assert!(run(&["--version"]).unwrap().starts_with("kata-image 0."));
     }
 
