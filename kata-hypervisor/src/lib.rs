@@ -22,8 +22,16 @@ mod probe;
 mod stream;
 mod vm;
 
+pub mod handshake;
+
+#[cfg(feature = "qemu")]
+mod child;
+#[cfg(feature = "qemu")]
+mod console;
 #[cfg(feature = "qemu")]
 pub mod qemu;
+#[cfg(feature = "qemu")]
+mod timeline;
 
 pub use async_trait::async_trait;
 pub use config::{Devices, KernelCommandLine, MachineSize, MemorySize, VmConfig};

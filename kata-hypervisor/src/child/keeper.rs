@@ -1,0 +1,124 @@
+//! The thread that watches over one child.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tokio::sync::{oneshot, watch};
+
+use super::spawn::{Forked, Program};
+use super::{Child, End, Lent, Output};
+use crate::console::Tail;
+
+/// What is still read from a dead child's pipes: they hold 64 KiB each, and a
+/// grandchild that keeps one open must not keep the keeper.
+const LAST_WORDS: usize = 128 << 10;
+
+/// Starts the program, says so, and stays until it has been reaped.
+pub(super) fn keep(program: Program, lent: Lent, started: oneshot::Sender<io::Result<Child>>) {
+    let forked = match program.fork() {
+        Ok(forked) => forked,
+        Err(error) => {
+            // What was lent goes before anybody hears of the failure.
+            drop(lent);
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let pidfd = match pidfd_open(forked.pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Arc::new(pidfd),
+        Err(errno) => {
+            abandon(&forked);
+            drop(lent);
+            let _ = started.send(Err(errno.into()));
+            return;
+        }
+    };
+    let output = Arc::new(Output::default());
+    let (publish, ended) = watch::channel(None);
+    let child = Child {
+        pid: forked.pid,
+        pidfd: Arc::clone(&pidfd),
+        output: Arc::clone(&output),
+        killed: AtomicBool::new(false),
+        ended,
+    };
+    // A dropped future: the child comes back, and dropping it kills it.
+    drop(started.send(Ok(child)));
+    drain(&pidfd, forked, &output);
+    let end = reap(&pidfd);
+    drop(lent);
+    publish.send_replace(Some(end));
+}
+
+/// Kills and reaps a child that has no pidfd.
+fn abandon(forked: &Forked) {
+    let _ = rustix::process::kill_process(forked.pid, rustix::process::Signal::KILL);
+    let _ = waitid(WaitId::Pid(forked.pid), WaitIdOptions::EXITED);
+}
+
+/// Moves output into the tails until the child is dead.
+fn drain(pidfd: &OwnedFd, forked: Forked, output: &Output) {
+    let mut pipes = [(Some(forked.stdout), &output.console), (Some(forked.stderr), &output.stderr)];
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let dead = wait_for_news(pidfd, &pipes);
+        for (pipe, tail) in &mut pipes {
+            let budget = if dead { LAST_WORDS } else { buffer.len() };
+            if pipe.as_ref().is_some_and(|fd| !take(fd, tail, &mut buffer, budget)) {
+                *pipe = None;
+            }
+        }
+        if dead {
+            return;
+        }
+    }
+}
+
+/// Blocks until the child is dead (true) or has written something (false).
+fn wait_for_news(pidfd: &OwnedFd, pipes: &[(Option<OwnedFd>, &Tail)]) -> bool {
+    let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+    let open = pipes.iter().filter_map(|(pipe, _)| pipe.as_ref());
+    fds.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    match poll(&mut fds, None) {
+        Ok(_) => !fds[0].revents().is_empty(),
+        Err(Errno::INTR) => false,
+        // Out of memory, at most: waiting for the end still works.
+        Err(_) => true,
+    }
+}
+
+/// Reads at most `budget` bytes; false at the end of the stream.
+fn take(pipe: &OwnedFd, tail: &Tail, buffer: &mut [u8], budget: usize) -> bool {
+    let mut taken = 0;
+    while taken < budget {
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => return false,
+            Ok(n) => {
+                tail.push(&buffer[..n]);
+                taken += n;
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Collects the status of this child and of no other.
+fn reap(pidfd: &OwnedFd) -> End {
+    use std::os::fd::AsFd;
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => return End::from(status),
+            Ok(None) | Err(Errno::INTR) => {}
+            // The embedder ignores SIGCHLD, or reaps whatever it finds.
+            Err(_) => return End::Unknown,
+        }
+    }
+}

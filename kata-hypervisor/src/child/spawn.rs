@@ -1,0 +1,96 @@
+//! Forking a monitor so that it has exactly what it should.
+#![expect(unsafe_code, reason = "what happens between fork and exec cannot be said safely")]
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+/// A program to run, with an empty environment and no descriptor but these.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// The file to execute.
+    pub(crate) path: PathBuf,
+    /// Its arguments, without the zeroth.
+    pub(crate) args: Vec<OsString>,
+    /// What it inherits beside the standard three, under the same numbers.
+    pub(crate) inherit: Vec<OwnedFd>,
+}
+
+/// A freshly forked program and the read ends of its output.
+pub(super) struct Forked {
+    pub(super) pid: Pid,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+impl Program {
+    /// Forks and executes. The child dies with the calling thread.
+    pub(super) fn fork(self) -> io::Result<Forked> {
+        let (stdout, stdout_child) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, stderr_child) = pipe_with(PipeFlags::CLOEXEC)?;
+        for end in [&stdout, &stderr] {
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        let mut command = Command::new(&self.path);
+        command
+            .args(&self.args)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(stdout_child)
+            .stderr(stderr_child)
+            // A terminal's Ctrl-C is for the embedder to act on.
+            .process_group(0);
+        let parent = getpid();
+        let inherit: Vec<RawFd> = self.inherit.iter().map(AsRawFd::as_raw_fd).collect();
+        // SAFETY: the closure runs in the forked child before exec. It makes
+        // only system calls, allocates nothing and takes no lock: `inherit` was
+        // allocated before the fork, and errors are plain numbers.
+        unsafe { command.pre_exec(move || prepare(parent, &inherit)) };
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        // Dropping a `std::process::Child` neither kills nor reaps it.
+        drop(child);
+        Ok(Forked { pid, stdout, stderr })
+    }
+}
+
+/// Runs in the child, between fork and exec: system calls only.
+fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        // The parent died before the line above could notice.
+        return Err(Errno::SRCH.into());
+    }
+    close_on_exec_from(3);
+    for &fd in inherit {
+        // SAFETY: the parent owns `fd` across the fork, so it is open here too.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        fcntl_setfd(fd, FdFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// Marks every descriptor from `first` on, so that none the embedder forgot to
+/// mark reaches the child.
+fn close_on_exec_from(first: libc::c_uint) {
+    // SAFETY: close_range with this flag changes descriptor flags, no memory.
+    let marked = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if marked == 0 {
+        return;
+    }
+    // Linux before 5.11: one by one, as far as descriptors usually go.
+    for fd in 3..4096 {
+        // SAFETY: setting a flag on a descriptor that may not be open is
+        // answered with EBADF and does nothing else.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}

@@ -1,0 +1,108 @@
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+fn shell(script: &str) -> Program {
+    let args = ["-c", script].map(OsString::from).to_vec();
+    Program { path: "/bin/sh".into(), args, inherit: Vec::new() }
+}
+
+async fn run(script: &str) -> Child {
+    Child::spawn(shell(script), "test", Box::new(())).await.unwrap()
+}
+
+async fn end_of(child: &Child) -> End {
+    tokio::time::timeout(Duration::from_secs(20), child.ended()).await.unwrap()
+}
+
+/// Says when it is dropped.
+struct Loan(Option<oneshot::Sender<()>>);
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let _ = self.0.take().unwrap().send(());
+    }
+}
+
+#[tokio::test]
+async fn output_and_status_are_kept_apart() {
+    let child = run("echo console; echo complaint >&2; exit 7").await;
+    assert_eq!(end_of(&child).await, End::Exited(7));
+    assert_eq!(child.output().console.bytes(), b"console\n");
+    assert_eq!(child.output().stderr.text(), "complaint");
+}
+
+#[tokio::test]
+async fn kill_ends_it_and_may_be_repeated() {
+    let child = run("exec sleep 1000").await;
+    child.kill();
+    child.kill();
+    assert_eq!(end_of(&child).await, End::Signalled(9));
+    assert!(child.was_killed());
+    child.kill();
+}
+
+#[tokio::test]
+async fn killing_the_dead_is_not_a_kill() {
+    let child = run("exit 0").await;
+    end_of(&child).await;
+    child.kill();
+    assert!(!child.was_killed());
+}
+
+#[tokio::test]
+async fn drop_kills_and_returns_what_was_lent() {
+    let (sent, returned) = oneshot::channel();
+    let child =
+        Child::spawn(shell("exec sleep 1000"), "t", Box::new(Loan(Some(sent)))).await.unwrap();
+    let pid = child.pid();
+    drop(child);
+    tokio::time::timeout(Duration::from_secs(20), returned).await.unwrap().unwrap();
+    assert!(!Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists());
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_named() {
+    let program = Program { path: "/nonexistent/vmm".into(), args: Vec::new(), inherit: vec![] };
+    let error = Child::spawn(program, "t", Box::new(())).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot start /nonexistent/vmm");
+}
+
+#[tokio::test]
+async fn only_the_descriptors_meant_for_it_are_inherited() {
+    let (given, _other) = rustix::pipe::pipe().unwrap();
+    let (leaky, _other2): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
+    let number = given.as_raw_fd();
+    let mut program = shell("for f in /proc/self/fd/*; do echo ${f##*/}; done");
+    program.inherit.push(given);
+    let child = Child::spawn(program, "t", Box::new(())).await.unwrap();
+    end_of(&child).await;
+    let console = String::from_utf8(child.output().console.bytes()).unwrap();
+    let fds: Vec<i32> = console.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(fds.contains(&number), "{fds:?}");
+    assert!(!fds.contains(&leaky.as_raw_fd()), "{fds:?}");
+}
+
+#[tokio::test]
+async fn a_flood_of_output_costs_no_more_than_the_tail() {
+    let child = run("yes | head -c 4000000; echo end").await;
+    assert_eq!(end_of(&child).await, End::Exited(0));
+    let tail = child.output().console.bytes();
+    assert_eq!(tail.len(), CONSOLE_TAIL);
+    assert!(tail.ends_with(b"end\n"));
+}
+
+#[test]
+fn it_outlives_the_thread_and_the_runtime_that_asked_for_it() {
+    let child = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(run("sleep 0.3; exit 3"))
+    })
+    .join()
+    .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(runtime.block_on(end_of(&child)), End::Exited(3));
+}

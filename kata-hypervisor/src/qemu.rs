@@ -1,1 +1,0 @@
-//! QEMU (being written).

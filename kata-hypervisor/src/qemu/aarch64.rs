@@ -1,0 +1,92 @@
+//! What is particular to aarch64.
+
+use kvm_ioctls::Kvm;
+
+use super::MachineChoice;
+use super::args::{Bus, Machine, Pvpanic};
+use super::boot::Format;
+use super::plan::Words;
+use crate::config::MachineSize;
+use crate::probe::Acceleration;
+
+/// Names of the program, best first.
+pub(super) const PROGRAMS: &[&str] = &["qemu-system-aarch64", "qemu-kvm"];
+/// What installs it.
+pub(super) const REMEDY: &str =
+    "install the package qemu-system-arm (Debian, Ubuntu) or qemu-kvm (Fedora), 6.2 or newer";
+/// Whether this architecture's machines run.
+pub(super) const SUPPORTED: bool = true;
+/// Kernels that its machines load.
+pub(super) const KERNELS: &[Format] = &[Format::Arm64Image, Format::Gzip];
+/// The longest command line that its kernels take.
+pub(super) const LONGEST_COMMAND_LINE: usize = 2047;
+
+/// The machine for a size: there is one for all.
+pub(super) fn machine(
+    _choice: MachineChoice,
+    _size: &MachineSize,
+    _has_microvm: bool,
+    acceleration: Acceleration,
+) -> Machine {
+    Machine::Virt { kvm: acceleration == Acceleration::Kvm }
+}
+
+/// How virtio devices are attached to a machine.
+pub(super) fn bus(_machine: Machine) -> Bus {
+    Bus::Pci
+}
+
+/// The panic notifier that a machine can carry.
+pub(super) fn pvpanic(_machine: Machine) -> Option<Pvpanic> {
+    Some(Pvpanic::Pci)
+}
+
+/// The processor model.
+pub(super) fn cpu(acceleration: Acceleration) -> &'static str {
+    match acceleration {
+        Acceleration::Kvm => "host",
+        Acceleration::Emulation => "max",
+    }
+}
+
+/// What a kernel must be told to boot quickly, or at all, on a machine.
+pub(super) fn command_line(
+    words: &mut Words<'_>,
+    _machine: Machine,
+    acceleration: Acceleration,
+    _size: &MachineSize,
+    _tsc_khz: Option<u64>,
+) {
+    words.default("console", "console=ttyAMA0");
+    if acceleration == Acceleration::Emulation {
+        // The guest's instructions are not the host's: there is nothing to mitigate.
+        words.default("mitigations", "mitigations=off");
+    }
+}
+
+/// A moment. The generic timer tells its own rate, so nothing is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks;
+
+impl Clocks {
+    /// Now.
+    pub(super) fn now() -> Self {
+        Self
+    }
+
+    /// No rate is needed.
+    pub(super) fn khz_since(self, _earlier: Self) -> Option<u64> {
+        None
+    }
+}
+
+/// Whether a machine and a processor can be made: on this architecture KVM
+/// runs guests in hardware or not at all.
+///
+/// # Errors
+/// What happened instead.
+pub(super) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
+    let vm = kvm.create_vm().map_err(|error| format!("no machine can be made: {error}"))?;
+    vm.create_vcpu(0).map_err(|error| format!("no processor can be made: {error}"))?;
+    Ok(())
+}

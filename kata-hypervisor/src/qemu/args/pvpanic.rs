@@ -1,0 +1,36 @@
+//! `-device pvpanic…`: the guest's kernel says that it panicked.
+
+use std::ffi::OsString;
+
+use super::Argument;
+
+/// A panic notifier, found by the guest through ACPI or PCI.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::qemu) enum Pvpanic {
+    /// An I/O port, described in ACPI.
+    Isa,
+    /// A PCI device.
+    Pci,
+}
+
+impl Argument for Pvpanic {
+    fn to_args(&self) -> Vec<OsString> {
+        let device = match self {
+            Self::Isa => "pvpanic",
+            Self::Pci => "pvpanic-pci",
+        };
+        vec!["-device".into(), device.into()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::words;
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_name() {
+        assert_eq!(words(&Pvpanic::Isa), "-device pvpanic");
+        assert_eq!(words(&Pvpanic::Pci), "-device pvpanic-pci");
+    }
+}

@@ -1,0 +1,101 @@
+//! Making a machine: back ends and QEMU side by side, then the handshake.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::net::UnixStream;
+
+use super::backends::Backends;
+use super::plan::{Connections, Plan};
+use super::qmp::{Qmp, QmpError};
+use super::vm::QemuVm;
+use super::{NAME, Qemu, exit, validate};
+use crate::child::{Child, Program};
+use crate::config::VmConfig;
+use crate::error::{Error, Result};
+use crate::timeline::Timeline;
+
+/// Makes a machine whose processors could run.
+pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Result<QemuVm> {
+    let timeline = Timeline::default();
+    let facts = qemu
+        .facts()
+        .await
+        .map_err(|probe| Error::NotCapable { backend: NAME, findings: probe.findings })?;
+    timeline.ended("probe host", began);
+    let checking = Instant::now();
+    validate::validate(&config)?;
+    let plan = Plan::new(&qemu.settings, facts, &config);
+    validate::command_line(plan.command_line())?;
+    timeline.ended("check configuration", checking);
+
+    let starting = Instant::now();
+    let backends = Backends::start(&config)?;
+    timeline.ended("start device back ends", starting);
+
+    let spawning = Instant::now();
+    let (ours, theirs) = monitor_pair()?;
+    let connections = Connections {
+        monitor: theirs.as_raw_fd(),
+        vsock: backends.vsock(),
+        filesystems: backends.filesystems(),
+    };
+    let args = plan.to_args(&config, &connections);
+    log::debug!(vm_id = config.id.as_str(), args:? = args; "starting QEMU");
+    let program = Program { path: facts.binary.clone(), args, inherit: vec![theirs] };
+    let child = Child::spawn(program, &config.id, Box::new(backends)).await?;
+    timeline.ended("spawn qemu", spawning);
+
+    let greeting = Instant::now();
+    let qmp = Qmp::new(ours);
+    if let Err(error) = qmp.negotiate(config.start_deadline).await {
+        return Err(failed_to_start(&child, error, config.start_deadline).await);
+    }
+    timeline.ended("qmp greeting", greeting);
+    Ok(QemuVm::new(config, child, qmp, Arc::new(timeline)))
+}
+
+/// The two ends of a monitor's connection: ours, and the one QEMU inherits.
+pub(super) fn monitor_pair() -> Result<(UnixStream, OwnedFd)> {
+    let failed = |source| Error::Host { operation: "connect to QEMU's monitor".to_owned(), source };
+    let pair = || -> io::Result<(UnixStream, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let ours = std::os::unix::net::UnixStream::from(ours);
+        ours.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(ours)?, theirs))
+    };
+    pair().map_err(failed)
+}
+
+/// Why QEMU did not answer: mostly because it has died, and said why.
+async fn failed_to_start(child: &Child, error: QmpError, deadline: Duration) -> Error {
+    if let QmpError::Timeout(_) = error {
+        child.kill();
+        child.ended().await;
+        return Error::Timeout {
+            phase: "starting QEMU",
+            deadline,
+            console_tail: child.output().console.bytes(),
+        };
+    }
+    // QEMU closes the connection when it ends; if it only spoke garbage, it is
+    // not one to wait for.
+    let grace = Duration::from_secs(1);
+    if tokio::time::timeout(grace, child.ended()).await.is_err() {
+        child.kill();
+    }
+    let end = child.ended().await;
+    let mut reason = exit::describe(&end, child.output());
+    if child.was_killed() {
+        reason = error.to_string();
+    }
+    Error::Ended {
+        phase: "starting QEMU",
+        reason,
+        console_tail: child.output().console.bytes(),
+    }
+}

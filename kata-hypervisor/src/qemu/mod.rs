@@ -1,0 +1,153 @@
+//! QEMU, as a child process.
+//!
+//! Every distribution has it, it runs guests under KVM where that works and by
+//! translation (TCG) everywhere else, and it boots an uncompressed kernel
+//! directly. Each machine is one process, spoken to over an inherited socket
+//! (QMP) and confined by QEMU's own system call filter. Its vsock and shared
+//! file systems are vhost-user devices whose back ends are threads of this
+//! process: no daemon, no kernel module.
+//!
+//! ```text
+//!   VmConfig + what the probe found ──▶ plan (pure) ──▶ args ──▶ child ──▶ QMP ──▶ Vm
+//!                                  back ends side by side ──────┘
+//! ```
+//!
+//! A machine that does not grow is a `microvm` on x86_64: no PCI, no ACPI, no
+//! firmware to wait for. One that grows is a `q35`; on aarch64 it is a `virt`.
+
+mod args;
+mod backends;
+mod boot;
+mod create;
+mod exit;
+mod kvm;
+mod plan;
+mod probe;
+mod qmp;
+mod search;
+mod usage;
+mod validate;
+mod version;
+mod vm;
+
+#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "other_arch.rs")]
+mod arch;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use crate::config::VmConfig;
+use crate::error::Result;
+use crate::probe::{Acceleration, Probe};
+use crate::vm::{Hypervisor, Vm};
+
+pub use version::Version;
+
+/// The backend's name in errors.
+const NAME: &str = "qemu";
+
+/// Which machine QEMU emulates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MachineChoice {
+    /// The quickest that does what is asked: `microvm` for a machine on x86_64
+    /// that does not grow, else what [`Full`](Self::Full) says.
+    #[default]
+    Auto,
+    /// The one with PCI and ACPI: `q35` on x86_64, `virt` on aarch64. For
+    /// kernels without virtio-mmio.
+    Full,
+}
+
+/// The QEMU backend. With nothing set it finds QEMU and the best way to run it.
+///
+/// ```
+/// use kata_hypervisor::qemu::Qemu;
+///
+/// let qemu = Qemu::new().binary("/opt/qemu/bin/qemu-system-x86_64");
+/// ```
+#[derive(Debug, Default)]
+pub struct Qemu {
+    settings: Settings,
+    /// What was found out about the host, once it has been.
+    facts: OnceCell<probe::Facts>,
+}
+
+/// What the embedder chose.
+#[derive(Clone, Debug, Default)]
+struct Settings {
+    binary: Option<PathBuf>,
+    acceleration: Option<Acceleration>,
+    machine: MachineChoice,
+    extra_args: Vec<OsString>,
+}
+
+impl Qemu {
+    /// A backend that finds everything out by itself.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs this program, instead of the first `qemu-system-<arch>` found in
+    /// `PATH` and the usual directories.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.binary = Some(path.into());
+        self
+    }
+
+    /// Executes guest code in this way only, instead of KVM where it works and
+    /// emulation elsewhere.
+    #[must_use]
+    pub fn acceleration(mut self, acceleration: Acceleration) -> Self {
+        self.settings.acceleration = Some(acceleration);
+        self
+    }
+
+    /// Emulates this machine, instead of the quickest that fits.
+    #[must_use]
+    pub fn machine(mut self, machine: MachineChoice) -> Self {
+        self.settings.machine = machine;
+        self
+    }
+
+    /// Appends an argument to QEMU's command line, after all others. Nothing
+    /// checks it: a way out, not a way.
+    #[must_use]
+    pub fn extra_arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.settings.extra_args.push(arg.into());
+        self
+    }
+
+    /// What is known of the host; looked for until it is usable.
+    async fn facts(&self) -> Result<&probe::Facts, Probe> {
+        self.facts.get_or_try_init(|| probe::look(&self.settings)).await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn probe(&self) -> Probe {
+        match self.facts().await {
+            Ok(facts) => facts.probe.clone(),
+            Err(probe) => probe,
+        }
+    }
+
+    async fn create(&self, config: VmConfig) -> Result<Box<dyn Vm>> {
+        let began = Instant::now();
+        let vm = create::create(self, config, began).await?;
+        Ok(Box::new(vm))
+    }
+}

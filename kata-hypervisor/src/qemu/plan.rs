@@ -1,0 +1,151 @@
+//! From a description and the host's facts to QEMU's command line: pure.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use super::arch;
+use super::args::{
+    Accel, Argument, Backend, Bare, Chardev, Cpu, Kernel, Machine, MemfdBackend, Memory, Monitor,
+    Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
+};
+use super::probe::Facts;
+use super::{MachineChoice, Settings};
+use crate::config::{KernelCommandLine, VmConfig};
+use crate::probe::Acceleration;
+
+/// How a machine will be made.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    machine: Machine,
+    acceleration: Acceleration,
+    kernel: Kernel,
+    sandbox: bool,
+    extra: Vec<OsString>,
+}
+
+/// Where the machine's connections to this process are.
+#[derive(Clone, Debug)]
+pub(super) struct Connections {
+    /// QEMU's end of the machine protocol's socket.
+    pub(super) monitor: RawFd,
+    /// The socket of the vsock device's back end.
+    pub(super) vsock: Option<PathBuf>,
+    /// The sockets of the file systems' back ends, with their tags.
+    pub(super) filesystems: Vec<(String, PathBuf)>,
+}
+
+impl Plan {
+    /// Decides.
+    pub(super) fn new(settings: &Settings, facts: &Facts, config: &VmConfig) -> Self {
+        let choice: MachineChoice = settings.machine;
+        let machine =
+            arch::machine(choice, &config.size, facts.has_microvm, facts.acceleration);
+        Self {
+            machine,
+            acceleration: facts.acceleration,
+            kernel: Kernel {
+                image: config.kernel.clone(),
+                initramfs: config.initramfs.clone(),
+                command_line: command_line(machine, facts, config),
+            },
+            sandbox: facts.has_sandbox,
+            extra: settings.extra_args.clone(),
+        }
+    }
+
+    /// What the guest's kernel is told.
+    pub(super) fn command_line(&self) -> &str {
+        &self.kernel.command_line
+    }
+
+    /// QEMU's arguments.
+    pub(super) fn to_args(&self, config: &VmConfig, connections: &Connections) -> Vec<OsString> {
+        let mut args: Vec<Box<dyn Argument>> = vec![
+            Box::new(Bare),
+            Box::new(self.machine),
+            Box::new(Accel(self.acceleration)),
+            Box::new(Cpu(arch::cpu(self.acceleration))),
+            Box::new(Smp { now: config.size.vcpus, most: config.size.max_vcpus }),
+            Box::new(Memory { now: config.size.memory, most: config.size.max_memory }),
+            Box::new(MemfdBackend { size: config.size.memory }),
+            Box::new(chardev("qmp", Backend::Inherited(connections.monitor))),
+            Box::new(Monitor { chardev: "qmp" }),
+            Box::new(chardev("console", Backend::Stdio)),
+            Box::new(Serial { chardev: "console" }),
+        ];
+        if self.sandbox {
+            args.push(Box::new(Sandbox));
+        }
+        args.extend(self.devices(config, connections));
+        args.push(Box::new(self.kernel.clone()));
+        let mut words: Vec<OsString> = args.iter().flat_map(|arg| arg.to_args()).collect();
+        words.extend(self.extra.iter().cloned());
+        words
+    }
+
+    fn devices(&self, config: &VmConfig, connections: &Connections) -> Vec<Box<dyn Argument>> {
+        let bus = arch::bus(self.machine);
+        let mut devices: Vec<Box<dyn Argument>> = Vec::new();
+        if let Some(socket) = &connections.vsock {
+            devices.push(Box::new(chardev("vsock", Backend::Socket(socket.clone()))));
+            devices.push(Box::new(VhostUserVsock { bus, chardev: "vsock".to_owned() }));
+        }
+        for (index, (tag, socket)) in connections.filesystems.iter().enumerate() {
+            let id = format!("fs{index}");
+            devices.push(Box::new(chardev(&id, Backend::Socket(socket.clone()))));
+            devices.push(Box::new(VhostUserFs { bus, chardev: id, tag: tag.clone() }));
+        }
+        if config.devices.rng {
+            devices.push(Box::new(Rng { bus }));
+        }
+        if let Some(notifier) = arch::pvpanic(self.machine) {
+            devices.push(Box::new(notifier));
+        }
+        devices
+    }
+}
+
+fn chardev(id: &str, backend: Backend) -> Chardev {
+    Chardev { id: id.to_owned(), backend }
+}
+
+fn command_line(machine: Machine, facts: &Facts, config: &VmConfig) -> String {
+    let mut words = Words::new(&config.command_line);
+    // A kernel that panics ends the machine instead of keeping it.
+    words.default("panic", "panic=-1");
+    arch::command_line(&mut words, machine, facts.acceleration, &config.size, facts.tsc_khz);
+    words.into_line()
+}
+
+/// The kernel command line while it is put together: defaults first, so that
+/// what the caller says comes last and stands.
+#[derive(Debug)]
+pub(super) struct Words<'a> {
+    defaults: Vec<String>,
+    given: &'a KernelCommandLine,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn new(given: &'a KernelCommandLine) -> Self {
+        Self { defaults: Vec::new(), given }
+    }
+
+    /// Adds `word` unless the caller set `key` already.
+    pub(super) fn default(&mut self, key: &str, word: impl Into<String>) {
+        let is_key = |word: &String| word.split('=').next() == Some(key);
+        if !self.given.words().iter().any(is_key) {
+            self.defaults.push(word.into());
+        }
+    }
+
+    /// All words on one line.
+    pub(super) fn into_line(mut self) -> String {
+        self.defaults.extend_from_slice(self.given.words());
+        self.defaults.join(" ")
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+use super::*;
+use crate::config::{Devices, MachineSize, MemorySize};
+use crate::probe::Probe;
+use std::path::Path;
+use std::time::Duration;
+
+fn facts() -> Facts {
+    Facts {
+        probe: Probe::default(),
+        binary: "/q".into(),
+        acceleration: Acceleration::Kvm,
+        has_microvm: true,
+        has_sandbox: true,
+        tsc_khz: None,
+    }
+}
+
+fn config() -> VmConfig {
+    let memory = MemorySize::mib(64);
+    VmConfig {
+        id: "vm".to_owned(),
+        run_dir: "/r".into(),
+        size: MachineSize { vcpus: 1, max_vcpus: 1, memory, max_memory: memory },
+        kernel: "/k".into(),
+        initramfs: Some("/i".into()),
+        command_line: ["quiet"].into_iter().collect(),
+        devices: Devices::default(),
+        start_deadline: Duration::from_secs(1),
+    }
+}
+
+fn connections() -> Connections {
+    Connections {
+        monitor: 9,
+        vsock: Some("/r/v".into()),
+        filesystems: vec![("kata".to_owned(), Path::new("/r/f").to_owned())],
+    }
+}
+
+fn args(facts: &Facts, config: &VmConfig, settings: &Settings) -> Vec<String> {
+    let plan = Plan::new(settings, facts, config);
+    let args = plan.to_args(config, &connections());
+    args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
+}
+
+fn position(args: &[String], word: &str) -> usize {
+    args.iter().position(|arg| arg.contains(word)).unwrap_or_else(|| panic!("{word} in {args:?}"))
+}
+
+#[test]
+fn a_chardev_comes_before_the_device_that_names_it() {
+    let args = args(&facts(), &config(), &Settings::default());
+    assert!(position(&args, "socket,id=vsock") < position(&args, "vhost-user-vsock"));
+    assert!(position(&args, "socket,id=fs0") < position(&args, "vhost-user-fs"));
+    assert!(position(&args, "id=qmp,fd=9") < position(&args, "chardev=qmp"));
+}
+
+#[test]
+fn the_filter_is_on_where_there_is_one() {
+    let with = args(&facts(), &config(), &Settings::default());
+    position(&with, "obsolete=deny");
+    let mut facts = facts();
+    facts.has_sandbox = false;
+    let without = args(&facts, &config(), &Settings::default());
+    assert!(!without.contains(&"-sandbox".to_owned()));
+}
+
+#[test]
+fn extra_arguments_come_last() {
+    let settings = Settings { extra_args: vec!["-foo".into()], ..Settings::default() };
+    assert_eq!(args(&facts(), &config(), &settings).last().unwrap(), "-foo");
+}
+
+#[test]
+fn a_panic_ends_the_machine_unless_the_caller_says_otherwise() {
+    let mut config = config();
+    assert!(Plan::new(&Settings::default(), &facts(), &config).command_line().contains("panic=-1"));
+    config.command_line.push("panic=30");
+    let line = Plan::new(&Settings::default(), &facts(), &config).command_line().to_owned();
+    assert!(line.contains("panic=30") && !line.contains("panic=-1"), "{line}");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_microvm_is_wholly_described() {
+    let args = args(&facts(), &config(), &Settings::default()).join(" ");
+    assert_eq!(
+        args,
+        "-nodefaults -no-user-config -display none -no-reboot -S \
+         -machine microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=on,\
+         memory-backend=mem -global virtio-mmio.force-legacy=false -accel kvm -cpu host -smp 1 \
+         -m 67108864B -object memory-backend-memfd,id=mem,size=67108864B,share=on \
+         -chardev socket,id=qmp,fd=9 -mon chardev=qmp,mode=control \
+         -chardev stdio,id=console,signal=off -serial chardev:console \
+         -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
+         -chardev socket,id=vsock,path=/r/v -device vhost-user-vsock-device,chardev=vsock \
+         -chardev socket,id=fs0,path=/r/f -device vhost-user-fs-device,chardev=fs0,tag=kata \
+         -kernel /k -initrd /i -append panic=-1 console=ttyS0 acpi=off reboot=t quiet"
+    );
+}

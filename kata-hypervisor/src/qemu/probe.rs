@@ -1,0 +1,255 @@
+//! Whether QEMU runs machines on this host, and how.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::args::{Argument, Backend, Chardev, Monitor};
+use super::kvm::{Verdict, examine};
+use super::qmp::{Qmp, QmpError};
+use super::search::search;
+use super::version::Version;
+use super::{Settings, arch, exit};
+use crate::child::{Child, Program};
+use crate::error::{Error, Result};
+use crate::probe::{Acceleration, Probe, Severity};
+
+/// How long QEMU may take to say who it is.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is known of the host once it is known to be usable.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// What the embedder is told.
+    pub(super) probe: Probe,
+    /// The program.
+    pub(super) binary: PathBuf,
+    /// How guest code will be executed.
+    pub(super) acceleration: Acceleration,
+    /// Whether this QEMU was built with the `microvm` machine.
+    pub(super) has_microvm: bool,
+    /// Whether it was built with its system call filter.
+    pub(super) has_sandbox: bool,
+    /// The rate of the counter that emulated guests read.
+    pub(super) tsc_khz: Option<u64>,
+}
+
+/// What a QEMU says of itself.
+#[derive(Debug)]
+struct Answers {
+    version: Version,
+    devices: Vec<String>,
+    machines: Vec<String>,
+    sandbox: bool,
+    kvm: bool,
+}
+
+/// Looks at the host; the probe says why when it is not usable.
+pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
+    let earlier = arch::Clocks::now();
+    let mut probe = Probe::default();
+    if !arch::SUPPORTED {
+        let what = format!("{} hosts are not supported", std::env::consts::ARCH);
+        probe.find(Severity::Blocker, what, Some(arch::REMEDY));
+        return Err(probe);
+    }
+    let Some(binary) = find(settings, &mut probe) else { return Err(probe) };
+    let examined = tokio::task::spawn_blocking(examine);
+    let answers = match ask(&binary).await {
+        Ok(answers) => answers,
+        Err(error) => {
+            blame(&mut probe, &binary, &error);
+            return Err(probe);
+        }
+    };
+    probe.version = Some(answers.version.to_string());
+    judge_build(&answers, &mut probe);
+    let verdict = examined.await.unwrap_or_else(|error| Verdict::Unusable(error.to_string()));
+    let kvm = judge_kvm(&verdict, &answers, settings, &mut probe);
+    note_host(&mut probe);
+    if probe.findings.iter().any(|finding| finding.severity == Severity::Blocker) {
+        return Err(probe);
+    }
+    let acceleration = if kvm { Acceleration::Kvm } else { Acceleration::Emulation };
+    probe.acceleration = Some(acceleration);
+    Ok(Facts {
+        probe,
+        binary,
+        acceleration,
+        has_microvm: answers.machines.iter().any(|name| name == "microvm"),
+        has_sandbox: answers.sandbox,
+        tsc_khz: arch::Clocks::now().khz_since(earlier),
+    })
+}
+
+fn find(settings: &Settings, probe: &mut Probe) -> Option<PathBuf> {
+    if let Some(binary) = &settings.binary {
+        return Some(binary.clone());
+    }
+    let found = search(arch::PROGRAMS, std::env::var_os("PATH").as_deref());
+    if found.is_none() {
+        let what = format!("{} is in no directory of PATH", arch::PROGRAMS[0]);
+        probe.find(Severity::Blocker, what, Some(arch::REMEDY));
+    }
+    found
+}
+
+/// Runs QEMU without a machine and asks what it can.
+async fn ask(binary: &Path) -> Result<Answers> {
+    let (ours, theirs) = super::create::monitor_pair()?;
+    let monitor = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+    let chardev = Chardev { id: "qmp".to_owned(), backend: Backend::Inherited(monitor) };
+    let mut args = ["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+        .map(Into::into)
+        .to_vec();
+    args.extend(chardev.to_args());
+    args.extend(Monitor { chardev: "qmp" }.to_args());
+    let program = Program { path: binary.to_owned(), args, inherit: vec![theirs] };
+    let child = Child::spawn(program, "probe", Box::new(())).await?;
+    let qmp = Qmp::new(ours);
+    let answers = interview(&qmp).await;
+    child.kill();
+    match answers {
+        Ok(answers) => Ok(answers),
+        Err(error) => Err(explain(&child, &error).await),
+    }
+}
+
+async fn interview(qmp: &Qmp) -> Result<Answers, QmpError> {
+    let greeting = qmp.negotiate(DEADLINE).await?;
+    let version = Version::from_greeting(&greeting)
+        .ok_or_else(|| QmpError::Refused("the greeting tells no version".to_owned()))?;
+    let devices = qmp.execute("qom-list-types", Some(json!({"implements": "device"})), DEADLINE);
+    let devices = names(&devices.await?);
+    let machines = names(&qmp.execute("query-machines", None, DEADLINE).await?);
+    let sandbox =
+        qmp.execute("query-command-line-options", Some(json!({"option": "sandbox"})), DEADLINE);
+    // A QEMU built without the filter does not know the option.
+    let sandbox = sandbox.await.is_ok_and(|options| {
+        options[0]["parameters"].as_array().is_some_and(|parameters| !parameters.is_empty())
+    });
+    let kvm = qmp.execute("query-kvm", None, DEADLINE).await?;
+    let kvm = kvm["present"].as_bool().unwrap_or(false);
+    Ok(Answers { version, devices, machines, sandbox, kvm })
+}
+
+fn names(list: &Value) -> Vec<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|item| Some(item["name"].as_str()?.to_owned())).collect()
+}
+
+async fn explain(child: &Child, error: &QmpError) -> Error {
+    let end = child.ended().await;
+    let reason = if child.was_killed() {
+        error.to_string()
+    } else {
+        exit::describe(&end, child.output())
+    };
+    Error::Ended { phase: "asking QEMU for its version", reason, console_tail: Vec::new() }
+}
+
+fn blame(probe: &mut Probe, binary: &Path, error: &Error) {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    let what = format!("{} does not work: {error}{}", binary.display(), cause.unwrap_or_default());
+    probe.find(Severity::Blocker, what, Some(arch::REMEDY));
+}
+
+/// Devices without which nothing here runs.
+const NEEDED: [&str; 2] = ["vhost-user-vsock-pci", "vhost-user-fs-pci"];
+
+fn judge_build(answers: &Answers, probe: &mut Probe) {
+    if answers.version < Version::OLDEST {
+        let what = format!("QEMU {} is older than {}", answers.version, Version::OLDEST);
+        probe.find(Severity::Blocker, what, Some(arch::REMEDY));
+    }
+    for device in NEEDED {
+        if !answers.devices.iter().any(|name| name == device) {
+            let what = format!("this QEMU was built without the device {device}");
+            probe.find(Severity::Blocker, what, Some(arch::REMEDY));
+        }
+    }
+    if !answers.sandbox {
+        let remedy = "use a QEMU built with seccomp";
+        let what = "QEMU's system call filter is missing; a guest that breaks out is less confined";
+        probe.find(Severity::Warning, what, Some(remedy));
+    }
+}
+
+/// Whether KVM is to be used; says why not.
+fn judge_kvm(
+    verdict: &Verdict,
+    answers: &Answers,
+    settings: &Settings,
+    probe: &mut Probe,
+) -> bool {
+    if settings.acceleration == Some(Acceleration::Emulation) {
+        probe.find(Severity::Note, "emulation was asked for; KVM is not used", None);
+        return false;
+    }
+    let severity = match settings.acceleration {
+        Some(Acceleration::Kvm) => Severity::Blocker,
+        _ => Severity::Warning,
+    };
+    if !answers.kvm {
+        probe.find(severity, "this QEMU was built without KVM", Some(arch::REMEDY));
+        return false;
+    }
+    let (what, remedy) = match verdict {
+        Verdict::Works => return true,
+        Verdict::Missing => ("/dev/kvm is not there".to_owned(), missing_kvm_remedy()),
+        Verdict::Unopenable(error) => (
+            format!("/dev/kvm cannot be opened: {error}"),
+            "give this user access to it, such as through the group kvm",
+        ),
+        Verdict::Unusable(why) => {
+            (format!("/dev/kvm cannot be used: {why}"), "load kvm_intel or kvm_amd")
+        }
+        Verdict::NoStockKernel { pvm, what } => (no_stock_kernel(*pvm, what), STOCK_REMEDY),
+    };
+    probe.find(severity, what, Some(remedy));
+    false
+}
+
+const STOCK_REMEDY: &str = "use a host with hardware virtualization (kvm_intel, kvm_amd); \
+                            until then guests are emulated";
+
+fn no_stock_kernel(pvm: bool, what: &str) -> String {
+    let who = if pvm { " (it is kvm_pvm, which emulates ring 0)" } else { "" };
+    format!("the host's KVM cannot run a stock kernel{who}: {what}")
+}
+
+fn missing_kvm_remedy() -> &'static str {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
+    if has("vmx") || has("svm") {
+        "load the module kvm_intel or kvm_amd, or pass /dev/kvm into this container"
+    } else if has("hypervisor") {
+        "turn on nested virtualization for this virtual machine on its host"
+    } else {
+        "turn on virtualization in the firmware, or use a host that has it"
+    }
+}
+
+/// What does not change whether machines run, and is good to know.
+fn note_host(probe: &mut Probe) {
+    if !Path::new("/dev/vhost-vsock").exists() {
+        let what = "/dev/vhost-vsock is not there; it is not needed: vsock is served in process";
+        probe.find(Severity::Note, what, None);
+    }
+    for module in ["kvm_intel", "kvm_amd"] {
+        let parameter = format!("/sys/module/{module}/parameters/nested");
+        if let Ok(value) = std::fs::read_to_string(parameter)
+            && matches!(value.trim(), "N" | "0")
+        {
+            let what = format!("{module} offers guests no virtualization of their own");
+            let remedy = format!("load {module} with nested=1 if guests should run guests");
+            probe.find(Severity::Note, what, Some(&remedy));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+mod tests;

@@ -1,0 +1,228 @@
+//! Commands out, replies and events in.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::codec::{Lines, Message, command, parse};
+use super::event::Seen;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QmpError {
+    /// QEMU said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection ended: QEMU did, or spoke garbage.
+    #[error("the connection to QEMU ended{}", .0.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Closed(Option<String>),
+    /// No answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+}
+
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+type Pending = HashMap<u64, oneshot::Sender<Result<Value, String>>>;
+
+/// A connection to QEMU's monitor.
+pub(crate) struct Qmp {
+    writer: AsyncMutex<Writer>,
+    next_id: AtomicU64,
+    shared: Arc<Shared>,
+    state: watch::Receiver<State>,
+    reader: AbortHandle,
+}
+
+impl std::fmt::Debug for Qmp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Qmp").field("state", &*self.state.borrow()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    pending: Mutex<Pending>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    greeting: Option<Arc<Value>>,
+    seen: Seen,
+    closed: bool,
+    why: Option<String>,
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Qmp {
+    /// Takes a connection over; nothing is sent yet. Must be called within a
+    /// tokio runtime, on which the connection is then read.
+    pub(crate) fn new<S>(stream: S) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (reader, writer) = tokio::io::split(stream);
+        let shared = Arc::new(Shared::default());
+        let (publish, state) = watch::channel(State::default());
+        let reader = tokio::spawn(read_all(reader, Arc::clone(&shared), publish)).abort_handle();
+        Self {
+            writer: AsyncMutex::new(Box::new(writer)),
+            next_id: AtomicU64::new(1),
+            shared,
+            state,
+            reader,
+        }
+    }
+
+    /// Waits for the greeting, leaves negotiation mode, and returns what the
+    /// greeting said.
+    pub(crate) async fn negotiate(&self, within: Duration) -> Result<Arc<Value>, QmpError> {
+        let mut state = self.state.clone();
+        let greeted = async {
+            match state.wait_for(|state| state.greeting.is_some() || state.closed).await {
+                Ok(state) => state.greeting.clone().ok_or_else(|| QmpError::Closed(state.why.clone())),
+                Err(_) => Err(QmpError::Closed(None)),
+            }
+        };
+        let greeting = timeout(within, greeted).await.map_err(|_| QmpError::Timeout(within))??;
+        self.execute("qmp_capabilities", None, within).await?;
+        Ok(greeting)
+    }
+
+    /// Executes a command and waits for its answer.
+    pub(crate) async fn execute(
+        &self,
+        name: &str,
+        arguments: Option<Value>,
+        within: Duration,
+    ) -> Result<Value, QmpError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let _forget = Forget { shared: &self.shared, id };
+        let (reply, answered) = oneshot::channel();
+        self.shared.pending().insert(id, reply);
+        if self.state.borrow().closed {
+            return Err(self.closed_error());
+        }
+        let exchange = async {
+            let line = command(id, name, arguments);
+            if self.write(&line).await.is_err() {
+                return Err(self.closed_error());
+            }
+            match answered.await {
+                Ok(answer) => answer.map_err(QmpError::Refused),
+                Err(_) => Err(self.closed_error()),
+            }
+        };
+        timeout(within, exchange).await.map_err(|_| QmpError::Timeout(within))?
+    }
+
+    /// What events have said about the machine's end.
+    pub(crate) fn seen(&self) -> Seen {
+        self.state.borrow().seen
+    }
+
+    /// Waits until the connection has ended, so that no event is still to come.
+    pub(crate) async fn closed(&self) {
+        let _ = self.state.clone().wait_for(|state| state.closed).await;
+    }
+
+    async fn write(&self, line: &[u8]) -> io::Result<()> {
+        let mut writer = self.writer.lock().await;
+        writer.write_all(line).await?;
+        writer.flush().await
+    }
+
+    fn closed_error(&self) -> QmpError {
+        QmpError::Closed(self.state.borrow().why.clone())
+    }
+}
+
+impl Drop for Qmp {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Takes a command out of the table however its waiting ends.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.pending().remove(&self.id);
+    }
+}
+
+/// Reads until the connection ends, then tells everybody who waits.
+async fn read_all(
+    mut reader: impl AsyncRead + Unpin,
+    shared: Arc<Shared>,
+    publish: watch::Sender<State>,
+) {
+    let why = read_messages(&mut reader, &shared, &publish).await.err();
+    publish.send_modify(|state| {
+        state.closed = true;
+        state.why = why;
+    });
+    // Dropping the senders wakes the callers.
+    shared.pending().clear();
+}
+
+async fn read_messages(
+    reader: &mut (impl AsyncRead + Unpin),
+    shared: &Shared,
+    publish: &watch::Sender<State>,
+) -> Result<(), String> {
+    let mut lines = Lines::default();
+    let mut buffer = vec![0; 4096];
+    loop {
+        match reader.read(&mut buffer).await {
+            Ok(0) => return Ok(()),
+            Ok(n) => lines.push(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        }
+        while let Some(line) = lines.next().map_err(|_| "it sent an endless line".to_owned())? {
+            if line.is_empty() {
+                continue;
+            }
+            let message = parse(&line).map_err(|error| format!("it sent garbage, {error}"))?;
+            dispatch(message, shared, publish);
+        }
+    }
+}
+
+fn dispatch(message: Message, shared: &Shared, publish: &watch::Sender<State>) {
+    match message {
+        Message::Greeting(greeting) => {
+            publish.send_modify(|state| state.greeting = Some(Arc::new(greeting)));
+        }
+        Message::Event(event) => publish.send_modify(|state| state.seen.note(event)),
+        Message::Reply { id, result } => {
+            let waiting = id.and_then(|id| shared.pending().remove(&id));
+            match waiting {
+                // The caller may have given up between the two.
+                Some(waiting) => drop(waiting.send(result)),
+                None => log::debug!(id = id; "QEMU answered a command that nobody waits for"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
