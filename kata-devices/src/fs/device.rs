@@ -20,9 +20,6 @@ use crate::queue::GuestMemory;
 /// Queues for requests; there is one more, for what must not wait.
 pub(super) const REQUEST_QUEUES: u8 = 1;
 
-/// Bytes of the tag in the configuration space.
-const TAG_LEN: usize = 36;
-
 /// A virtio-fs device, without queues and transport. Any number of threads may
 /// serve requests with it.
 pub(super) struct Device {
@@ -43,14 +40,6 @@ impl Device {
             server: Server::new(Router::new(config.tree.clone())),
             malformed: Offences::default(),
         })
-    }
-
-    /// The configuration space: tag and number of request queues (virtio 1.2 §5.11.4).
-    pub(super) fn config_space(&self) -> Vec<u8> {
-        let mut space = vec![0; TAG_LEN];
-        space[..self.tag.len()].copy_from_slice(self.tag.as_bytes());
-        space.extend_from_slice(&u32::from(REQUEST_QUEUES).to_le_bytes());
-        space
     }
 
     /// Serves the request in `chain`; says how many bytes the answer has.

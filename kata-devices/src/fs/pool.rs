@@ -87,10 +87,6 @@ impl Pool {
         Ok(pool)
     }
 
-    pub(super) fn device(&self) -> &Device {
-        &self.crew.device
-    }
-
     /// Lets the threads serve a queue.
     pub(super) fn add(&self, index: usize, running: RunningQueue) -> io::Result<()> {
         let token = u64::try_from(index).map_err(io::Error::other)?;

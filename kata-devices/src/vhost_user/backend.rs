@@ -23,8 +23,8 @@ pub(crate) trait Backend: Send + 'static {
     /// How many queues it has.
     fn queue_count(&self) -> usize;
 
-    /// The bytes of its configuration space.
-    fn config_space(&self) -> Vec<u8>;
+    /// The bytes of its configuration space; `None` when the front end has it.
+    fn config_space(&self) -> Option<Vec<u8>>;
 
     /// Lets it use a queue.
     fn start(&mut self, index: usize, running: RunningQueue) -> std::io::Result<()>;

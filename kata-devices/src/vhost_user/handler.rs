@@ -268,11 +268,15 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIG
+        let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        features.set(
+            VhostUserProtocolFeatures::CONFIG,
+            self.backend.config_space().is_some(),
+        );
+        Ok(features)
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
@@ -300,7 +304,7 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        let space = self.backend.config_space();
+        let space = self.backend.config_space().ok_or(Error::InvalidParam)?;
         let start = usize::try_from(offset).map_err(|_| Error::InvalidParam)?;
         let size = usize::try_from(size).map_err(|_| Error::InvalidParam)?;
         let end = start.checked_add(size).ok_or(Error::InvalidParam)?;

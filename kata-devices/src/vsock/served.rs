@@ -52,8 +52,8 @@ impl Backend for Served {
         QUEUES
     }
 
-    fn config_space(&self) -> Vec<u8> {
-        self.device.config_space().to_vec()
+    fn config_space(&self) -> Option<Vec<u8>> {
+        Some(self.device.config_space().to_vec())
     }
 
     fn start(&mut self, index: usize, running: RunningQueue) -> io::Result<()> {
