@@ -25,7 +25,10 @@ struct Kept {
 impl Tail {
     /// A ring of at most `limit` bytes; none are taken before they are needed.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, kept: Mutex::default() }
+        Self {
+            limit,
+            kept: Mutex::default(),
+        }
     }
 
     /// Appends bytes, forgetting the oldest ones beyond the limit.
@@ -55,14 +58,20 @@ impl Tail {
     pub(crate) fn contains(&self, needle: &[u8]) -> bool {
         let mut kept = self.lock();
         let bytes = kept.bytes.make_contiguous();
-        bytes.windows(needle.len().max(1)).any(|window| window == needle)
+        bytes
+            .windows(needle.len().max(1))
+            .any(|window| window == needle)
     }
 
     /// What is kept, as text on one line for an error message.
     pub(crate) fn text(&self) -> String {
         let bytes = self.bytes();
         let text = String::from_utf8_lossy(&bytes);
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+        text.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {

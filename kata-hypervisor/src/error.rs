@@ -22,7 +22,10 @@ pub enum Error {
         operation: &'static str,
     },
     /// The backend does not work on this host.
-    #[error("{backend} cannot run virtual machines on this host: {}", explain(findings))]
+    #[error(
+        "{backend} cannot run virtual machines on this host: {}",
+        explain(findings)
+    )]
     NotCapable {
         /// The backend's name.
         backend: &'static str,
@@ -118,7 +121,11 @@ pub enum Error {
 }
 
 fn explain(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    findings
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 impl Error {

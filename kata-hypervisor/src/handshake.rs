@@ -41,16 +41,21 @@ pub async fn dial(socket: &Path, port: u32, deadline: Duration) -> Result<GuestS
 }
 
 async fn connect(socket: &Path, port: u32) -> Result<GuestStream> {
-    let mut stream = UnixStream::connect(socket).await.map_err(|source| Error::File {
-        what: "vsock socket",
-        path: socket.to_owned(),
-        source,
-    })?;
+    let mut stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| Error::File {
+            what: "vsock socket",
+            path: socket.to_owned(),
+            source,
+        })?;
     let request = format!("CONNECT {port}\n");
     match exchange(&mut stream, request.as_bytes()).await {
         Ok(Some(answer)) => {
             let host_port = parse(&answer).ok_or_else(|| {
-                failed(port, io::Error::new(io::ErrorKind::InvalidData, "the answer is not OK"))
+                failed(
+                    port,
+                    io::Error::new(io::ErrorKind::InvalidData, "the answer is not OK"),
+                )
             })?;
             Ok(GuestStream::new(stream, host_port))
         }
@@ -60,7 +65,10 @@ async fn connect(socket: &Path, port: u32) -> Result<GuestStream> {
 }
 
 fn failed(port: u32, source: io::Error) -> Error {
-    Error::Host { operation: format!("connect to vsock port {port} of the guest"), source }
+    Error::Host {
+        operation: format!("connect to vsock port {port} of the guest"),
+        source,
+    }
 }
 
 /// Writes the request and reads one line; `None` when the other side hung up.
@@ -89,7 +97,10 @@ async fn converse(stream: &mut UnixStream, request: &[u8]) -> io::Result<Option<
 }
 
 fn hung_up(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// The host's port in `OK <port>`.
@@ -142,7 +153,10 @@ mod tests {
     #[tokio::test]
     async fn a_closed_socket_is_a_refusal() {
         let (stream, _) = against(b"").await;
-        assert!(matches!(stream, Err(Error::Refused { port: 1024 })), "{stream:?}");
+        assert!(
+            matches!(stream, Err(Error::Refused { port: 1024 })),
+            "{stream:?}"
+        );
     }
 
     #[tokio::test]
@@ -164,14 +178,32 @@ mod tests {
     async fn a_missing_socket_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let stream = dial(&dir.path().join("none"), 7, SOON).await;
-        assert!(matches!(stream, Err(Error::File { what: "vsock socket", .. })), "{stream:?}");
+        assert!(
+            matches!(
+                stream,
+                Err(Error::File {
+                    what: "vsock socket",
+                    ..
+                })
+            ),
+            "{stream:?}"
+        );
     }
 
     #[test]
     fn only_ok_and_a_port_is_an_answer() {
         assert_eq!(parse(b"OK 1"), Some(1));
         assert_eq!(parse(b"OK 4294967295"), Some(u32::MAX));
-        for answer in ["", "OK", "OK ", "OK +1", "OK 4294967296", "ok 1", "OK 1 ", "NO 1"] {
+        for answer in [
+            "",
+            "OK",
+            "OK ",
+            "OK +1",
+            "OK 4294967296",
+            "ok 1",
+            "OK 1 ",
+            "NO 1",
+        ] {
             assert_eq!(parse(answer.as_bytes()), None, "{answer}");
         }
     }

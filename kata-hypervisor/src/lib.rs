@@ -22,6 +22,8 @@ mod probe;
 mod stream;
 mod vm;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod handshake;
 
 #[cfg(feature = "qemu")]

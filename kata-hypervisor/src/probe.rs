@@ -46,7 +46,9 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, " ({remedy})"))
+        self.remedy
+            .as_ref()
+            .map_or(Ok(()), |remedy| write!(f, " ({remedy})"))
     }
 }
 
@@ -72,6 +74,10 @@ impl Probe {
     /// Adds a finding.
     pub fn find(&mut self, severity: Severity, what: impl Into<String>, remedy: Option<&str>) {
         let remedy = remedy.map(str::to_owned);
-        self.findings.push(Finding { severity, what: what.into(), remedy });
+        self.findings.push(Finding {
+            severity,
+            what: what.into(),
+            remedy,
+        });
     }
 }

@@ -20,7 +20,10 @@ pub struct GuestStream {
 impl GuestStream {
     /// A stream over `io`, which the guest sees coming from `host_port`.
     pub fn new(io: impl Io + 'static, host_port: u32) -> Self {
-        Self { io: Box::new(io), host_port }
+        Self {
+            io: Box::new(io),
+            host_port,
+        }
     }
 
     /// The port on the host's side, by which the guest tells streams apart.
@@ -32,7 +35,9 @@ impl GuestStream {
 
 impl fmt::Debug for GuestStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GuestStream").field("host_port", &self.host_port).finish_non_exhaustive()
+        f.debug_struct("GuestStream")
+            .field("host_port", &self.host_port)
+            .finish_non_exhaustive()
     }
 }
 

@@ -63,13 +63,19 @@ fn abandon(forked: &Forked) {
 
 /// Moves output into the tails until the child is dead.
 fn drain(pidfd: &OwnedFd, forked: Forked, output: &Output) {
-    let mut pipes = [(Some(forked.stdout), &output.console), (Some(forked.stderr), &output.stderr)];
+    let mut pipes = [
+        (Some(forked.stdout), &output.console),
+        (Some(forked.stderr), &output.stderr),
+    ];
     let mut buffer = vec![0; 16 << 10];
     loop {
         let dead = wait_for_news(pidfd, &pipes);
         for (pipe, tail) in &mut pipes {
             let budget = if dead { LAST_WORDS } else { buffer.len() };
-            if pipe.as_ref().is_some_and(|fd| !take(fd, tail, &mut buffer, budget)) {
+            if pipe
+                .as_ref()
+                .is_some_and(|fd| !take(fd, tail, &mut buffer, budget))
+            {
                 *pipe = None;
             }
         }

@@ -57,7 +57,10 @@ pub(crate) struct Output {
 
 impl Default for Output {
     fn default() -> Self {
-        Self { console: Tail::new(CONSOLE_TAIL), stderr: Tail::new(STDERR_TAIL) }
+        Self {
+            console: Tail::new(CONSOLE_TAIL),
+            stderr: Tail::new(STDERR_TAIL),
+        }
     }
 }
 
@@ -78,7 +81,10 @@ impl Child {
                 source,
             })?;
         match started.await {
-            Ok(result) => result.map_err(|source| Error::Spawn { program: path, source }),
+            Ok(result) => result.map_err(|source| Error::Spawn {
+                program: path,
+                source,
+            }),
             Err(_) => unreachable_keeper(),
         }
     }

@@ -1,5 +1,8 @@
 //! Forking a monitor so that it has exactly what it should.
-#![expect(unsafe_code, reason = "what happens between fork and exec cannot be said safely")]
+#![expect(
+    unsafe_code,
+    reason = "what happens between fork and exec cannot be said safely"
+)]
 
 use std::ffi::OsString;
 use std::io;
@@ -57,7 +60,11 @@ impl Program {
         let pid = Pid::from_child(&child);
         // Dropping a `std::process::Child` neither kills nor reaps it.
         drop(child);
-        Ok(Forked { pid, stdout, stderr })
+        Ok(Forked {
+            pid,
+            stdout,
+            stderr,
+        })
     }
 }
 
@@ -82,7 +89,12 @@ fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
 fn close_on_exec_from(first: libc::c_uint) {
     // SAFETY: close_range with this flag changes descriptor flags, no memory.
     let marked = unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     };
     if marked == 0 {
         return;

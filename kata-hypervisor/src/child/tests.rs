@@ -7,15 +7,23 @@ use super::*;
 
 fn shell(script: &str) -> Program {
     let args = ["-c", script].map(OsString::from).to_vec();
-    Program { path: "/bin/sh".into(), args, inherit: Vec::new() }
+    Program {
+        path: "/bin/sh".into(),
+        args,
+        inherit: Vec::new(),
+    }
 }
 
 async fn run(script: &str) -> Child {
-    Child::spawn(shell(script), "test", Box::new(())).await.unwrap()
+    Child::spawn(shell(script), "test", Box::new(()))
+        .await
+        .unwrap()
 }
 
 async fn end_of(child: &Child) -> End {
-    tokio::time::timeout(Duration::from_secs(20), child.ended()).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(20), child.ended())
+        .await
+        .unwrap()
 }
 
 /// Says when it is dropped.
@@ -56,17 +64,25 @@ async fn killing_the_dead_is_not_a_kill() {
 #[tokio::test]
 async fn drop_kills_and_returns_what_was_lent() {
     let (sent, returned) = oneshot::channel();
-    let child =
-        Child::spawn(shell("exec sleep 1000"), "t", Box::new(Loan(Some(sent)))).await.unwrap();
+    let child = Child::spawn(shell("exec sleep 1000"), "t", Box::new(Loan(Some(sent))))
+        .await
+        .unwrap();
     let pid = child.pid();
     drop(child);
-    tokio::time::timeout(Duration::from_secs(20), returned).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), returned)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(!Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists());
 }
 
 #[tokio::test]
 async fn a_program_that_is_not_there_is_named() {
-    let program = Program { path: "/nonexistent/vmm".into(), args: Vec::new(), inherit: vec![] };
+    let program = Program {
+        path: "/nonexistent/vmm".into(),
+        args: Vec::new(),
+        inherit: vec![],
+    };
     let error = Child::spawn(program, "t", Box::new(())).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot start /nonexistent/vmm");
 }
@@ -98,11 +114,16 @@ async fn a_flood_of_output_costs_no_more_than_the_tail() {
 #[test]
 fn it_outlives_the_thread_and_the_runtime_that_asked_for_it() {
     let child = std::thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         runtime.block_on(run("sleep 0.3; exit 3"))
     })
     .join()
     .unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     assert_eq!(runtime.block_on(end_of(&child)), End::Exited(3));
 }

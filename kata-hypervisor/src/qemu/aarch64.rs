@@ -28,7 +28,9 @@ pub(super) fn machine(
     _has_microvm: bool,
     acceleration: Acceleration,
 ) -> Machine {
-    Machine::Virt { kvm: acceleration == Acceleration::Kvm }
+    Machine::Virt {
+        kvm: acceleration == Acceleration::Kvm,
+    }
 }
 
 /// How virtio devices are attached to a machine.
@@ -86,7 +88,10 @@ impl Clocks {
 /// # Errors
 /// What happened instead.
 pub(super) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
-    let vm = kvm.create_vm().map_err(|error| format!("no machine can be made: {error}"))?;
-    vm.create_vcpu(0).map_err(|error| format!("no processor can be made: {error}"))?;
+    let vm = kvm
+        .create_vm()
+        .map_err(|error| format!("no machine can be made: {error}"))?;
+    vm.create_vcpu(0)
+        .map_err(|error| format!("no processor can be made: {error}"))?;
     Ok(())
 }

@@ -1,34 +1,69 @@
-//! The device back ends of one machine, served by this process.
+//! The device back ends of one machine, served by threads of this process.
+//!
+//! Each is joined to QEMU by a socket pair, made before either knows of the
+//! other: no socket file that somebody else could connect to, nothing to wait
+//! for, nothing to remove.
 
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
-use super::NAME;
-use crate::config::VmConfig;
+use kata_devices::vhost_user::Server;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::config::{Devices, VmConfig};
 use crate::error::{Error, Result};
 
-/// The back ends that one machine leans on. Dropping them ends them.
-#[derive(Debug)]
-pub(super) struct Backends {}
+/// The back ends of one machine, and QEMU's ends of their connections.
+#[derive(Debug, Default)]
+pub(super) struct Backends {
+    /// Dropping a server ends its threads and removes its sockets.
+    pub(super) servers: Vec<Server>,
+    /// What QEMU is to inherit.
+    pub(super) inherit: Vec<OwnedFd>,
+    /// Where the vsock device's back end is.
+    pub(super) vsock: Option<RawFd>,
+    /// Where the file systems' back ends are, with their tags.
+    pub(super) filesystems: Vec<(String, RawFd)>,
+}
 
 impl Backends {
     /// Starts what the description asks for.
     pub(super) fn start(config: &VmConfig) -> Result<Self> {
-        if config.devices.vsock.is_some() {
-            return Err(Error::Unsupported { backend: NAME, operation: "vsock" });
+        let Devices {
+            vsock, filesystems, ..
+        } = &config.devices;
+        let mut backends = Self::default();
+        if let Some(vsock) = vsock {
+            let fd = backends.serve("vsock", |stream| Server::vsock_on(vsock, stream))?;
+            backends.vsock = Some(fd);
         }
-        if !config.devices.filesystems.is_empty() {
-            return Err(Error::Unsupported { backend: NAME, operation: "shared file systems" });
+        for filesystem in filesystems {
+            let fd = backends.serve("virtio-fs", |stream| Server::fs_on(filesystem, stream))?;
+            backends.filesystems.push((filesystem.tag.clone(), fd));
         }
-        Ok(Self {})
+        Ok(backends)
     }
 
-    /// The socket of the vsock device's back end.
-    pub(super) fn vsock(&self) -> Option<PathBuf> {
-        None
+    fn serve(
+        &mut self,
+        device: &'static str,
+        server: impl FnOnce(UnixStream) -> kata_devices::Result<Server>,
+    ) -> Result<RawFd> {
+        let (ours, theirs) = pair().map_err(|source| Error::Host {
+            operation: format!("connect the {device} device to its back end"),
+            source,
+        })?;
+        self.servers
+            .push(server(ours).map_err(|source| Error::Device { device, source })?);
+        let fd = theirs.as_raw_fd();
+        self.inherit.push(theirs);
+        Ok(fd)
     }
+}
 
-    /// The sockets of the file systems' back ends, with their tags.
-    pub(super) fn filesystems(&self) -> Vec<(String, PathBuf)> {
-        Vec::new()
-    }
+fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok((UnixStream::from(ours), theirs))
 }

@@ -26,10 +26,16 @@ pub(super) enum Format {
 
 /// Looks at the kernel; `accepted` is what this architecture's machines load.
 pub(super) fn inspect_kernel(path: &Path, accepted: &[Format]) -> Result<Format> {
-    let failed = |source| Error::File { what: "kernel", path: path.to_owned(), source };
+    let failed = |source| Error::File {
+        what: "kernel",
+        path: path.to_owned(),
+        source,
+    };
     let file = File::open(path).map_err(failed)?;
     let length = regular_length(&file).map_err(failed)?;
-    let format = detect(&file).map_err(failed)?.filter(|format| accepted.contains(format));
+    let format = detect(&file)
+        .map_err(failed)?
+        .filter(|format| accepted.contains(format));
     let Some(format) = format else {
         return Err(failed(invalid(
             "it is no kernel for this architecture (an ELF vmlinux, bzImage or Image is wanted)",
@@ -43,7 +49,11 @@ pub(super) fn inspect_kernel(path: &Path, accepted: &[Format]) -> Result<Format>
 
 /// Checks that an initramfs is there, can be read and is not empty.
 pub(super) fn inspect_initramfs(path: &Path) -> Result<()> {
-    let failed = |source| Error::File { what: "initramfs", path: path.to_owned(), source };
+    let failed = |source| Error::File {
+        what: "initramfs",
+        path: path.to_owned(),
+        source,
+    };
     let file = File::open(path).map_err(failed)?;
     if regular_length(&file).map_err(failed)? == 0 {
         return Err(failed(invalid("it is empty")));
@@ -101,28 +111,44 @@ const LONGEST_NOTES: u64 = 64 << 10;
 /// A 64-bit little-endian x86_64 executable, whole, with a PVH entry.
 fn check_elf(file: &File, length: u64) -> io::Result<()> {
     let mut header = [0; 64];
-    file.read_exact_at(&mut header, 0).map_err(|_| invalid("it is truncated"))?;
+    file.read_exact_at(&mut header, 0)
+        .map_err(|_| invalid("it is truncated"))?;
     if header[4] != 2 || header[5] != 1 || u16_at(&header, 18) != 62 {
         return Err(invalid("it is an ELF file of another architecture"));
     }
-    let (table, size, count) = (u64_at(&header, 32), u16_at(&header, 54), u16_at(&header, 56));
+    let (table, size, count) = (
+        u64_at(&header, 32),
+        u16_at(&header, 54),
+        u16_at(&header, 56),
+    );
     if size != 56 || count == 0 || count > MOST_HEADERS {
         return Err(invalid("it is an ELF file without a table of segments"));
     }
     let mut entry = false;
     for index in 0..u64::from(count) {
         let mut segment = [0; 56];
-        let at = table.checked_add(index * 56).ok_or_else(|| invalid("it is corrupt"))?;
-        file.read_exact_at(&mut segment, at).map_err(|_| invalid("it is truncated"))?;
+        let at = table
+            .checked_add(index * 56)
+            .ok_or_else(|| invalid("it is corrupt"))?;
+        file.read_exact_at(&mut segment, at)
+            .map_err(|_| invalid("it is truncated"))?;
         let (offset, bytes) = (u64_at(&segment, 8), u64_at(&segment, 32));
-        let end = offset.checked_add(bytes).ok_or_else(|| invalid("it is corrupt"))?;
+        let end = offset
+            .checked_add(bytes)
+            .ok_or_else(|| invalid("it is corrupt"))?;
         match u32_at(&segment, 0) {
             PT_LOAD | PT_NOTE if end > length => return Err(invalid("it is truncated")),
             PT_NOTE => entry |= has_pvh_note(file, offset, bytes)?,
             _ => {}
         }
     }
-    if entry { Ok(()) } else { Err(invalid("it is an ELF kernel without a PVH entry (CONFIG_PVH)")) }
+    if entry {
+        Ok(())
+    } else {
+        Err(invalid(
+            "it is an ELF kernel without a PVH entry (CONFIG_PVH)",
+        ))
+    }
 }
 
 /// Whether the notes name an entry point for PVH.
@@ -149,7 +175,10 @@ fn pvh_note_in(mut notes: &[u8]) -> bool {
 
 /// A length rounded up to the notes' alignment.
 fn padded(length: u32) -> usize {
-    usize::try_from(length).unwrap_or(usize::MAX).saturating_add(3) & !3
+    usize::try_from(length)
+        .unwrap_or(usize::MAX)
+        .saturating_add(3)
+        & !3
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -166,7 +195,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Bytes of a header whose length the callers have checked.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes.get(at..at + N).and_then(|slice| slice.try_into().ok()).unwrap_or([0; N])
+    bytes
+        .get(at..at + N)
+        .and_then(|slice| slice.try_into().ok())
+        .unwrap_or([0; N])
 }
 
 #[cfg(test)]

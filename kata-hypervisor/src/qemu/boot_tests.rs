@@ -14,7 +14,11 @@ fn look(bytes: &[u8], accepted: &[Format]) -> Result<Format> {
 
 fn why(result: Result<Format>) -> String {
     match result.unwrap_err() {
-        Error::File { what: "kernel", source, .. } => source.to_string(),
+        Error::File {
+            what: "kernel",
+            source,
+            ..
+        } => source.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -46,7 +50,11 @@ fn elf(machine: u16, notes: &[u8]) -> Vec<u8> {
 }
 
 fn pvh() -> Vec<u8> {
-    [note(1, b"GNU\0", &[0; 8]), note(PHYS32_ENTRY, b"Xen\0", &[0; 4])].concat()
+    [
+        note(1, b"GNU\0", &[0; 8]),
+        note(PHYS32_ENTRY, b"Xen\0", &[0; 4]),
+    ]
+    .concat()
 }
 
 #[test]
@@ -85,8 +93,14 @@ fn a_bzimage_is_a_kernel_only_where_it_can_be_loaded() {
 fn an_arm64_image_is_a_kernel() {
     let mut bytes = vec![0; 64];
     bytes[56..60].copy_from_slice(b"ARM\x64");
-    assert_eq!(look(&bytes, &[Format::Arm64Image]).unwrap(), Format::Arm64Image);
-    assert_eq!(look(&[0x1f, 0x8b, 8], &[Format::Gzip]).unwrap(), Format::Gzip);
+    assert_eq!(
+        look(&bytes, &[Format::Arm64Image]).unwrap(),
+        Format::Arm64Image
+    );
+    assert_eq!(
+        look(&[0x1f, 0x8b, 8], &[Format::Gzip]).unwrap(),
+        Format::Gzip
+    );
 }
 
 #[test]
@@ -100,7 +114,13 @@ fn text_an_empty_file_and_a_directory_are_no_kernels() {
 #[test]
 fn an_empty_or_absent_initramfs_is_named() {
     let error = inspect_initramfs(file(b"").path()).unwrap_err();
-    assert!(matches!(error, Error::File { what: "initramfs", .. }));
+    assert!(matches!(
+        error,
+        Error::File {
+            what: "initramfs",
+            ..
+        }
+    ));
     assert!(inspect_initramfs(Path::new("/nonexistent")).is_err());
     inspect_initramfs(file(b"070701").path()).unwrap();
 }

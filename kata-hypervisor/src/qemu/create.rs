@@ -21,10 +21,10 @@ use crate::timeline::Timeline;
 /// Makes a machine whose processors could run.
 pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Result<QemuVm> {
     let timeline = Timeline::default();
-    let facts = qemu
-        .facts()
-        .await
-        .map_err(|probe| Error::NotCapable { backend: NAME, findings: probe.findings })?;
+    let facts = qemu.facts().await.map_err(|probe| Error::NotCapable {
+        backend: NAME,
+        findings: probe.findings,
+    })?;
     timeline.ended("probe host", began);
     let checking = Instant::now();
     validate::validate(&config)?;
@@ -33,20 +33,26 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     timeline.ended("check configuration", checking);
 
     let starting = Instant::now();
-    let backends = Backends::start(&config)?;
+    let mut backends = Backends::start(&config)?;
     timeline.ended("start device back ends", starting);
 
     let spawning = Instant::now();
     let (ours, theirs) = monitor_pair()?;
     let connections = Connections {
         monitor: theirs.as_raw_fd(),
-        vsock: backends.vsock(),
-        filesystems: backends.filesystems(),
+        vsock: backends.vsock,
+        filesystems: std::mem::take(&mut backends.filesystems),
     };
     let args = plan.to_args(&config, &connections);
     log::debug!(vm_id = config.id.as_str(), args:? = args; "starting QEMU");
-    let program = Program { path: facts.binary.clone(), args, inherit: vec![theirs] };
-    let child = Child::spawn(program, &config.id, Box::new(backends)).await?;
+    let mut inherit = std::mem::take(&mut backends.inherit);
+    inherit.push(theirs);
+    let program = Program {
+        path: facts.binary.clone(),
+        args,
+        inherit,
+    };
+    let child = Child::spawn(program, &config.id, Box::new(backends.servers)).await?;
     timeline.ended("spawn qemu", spawning);
 
     let greeting = Instant::now();
@@ -60,7 +66,10 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
 
 /// The two ends of a monitor's connection: ours, and the one QEMU inherits.
 pub(super) fn monitor_pair() -> Result<(UnixStream, OwnedFd)> {
-    let failed = |source| Error::Host { operation: "connect to QEMU's monitor".to_owned(), source };
+    let failed = |source| Error::Host {
+        operation: "connect to QEMU's monitor".to_owned(),
+        source,
+    };
     let pair = || -> io::Result<(UnixStream, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

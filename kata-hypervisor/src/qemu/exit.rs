@@ -19,14 +19,20 @@ pub(super) fn classify(end: &End, killed: bool, seen: Seen, output: &Output) -> 
         Some(Shutdown::Reset) if output.console.contains(PANIC) => VmExit::Panic,
         Some(Shutdown::Reset) => VmExit::Reset,
         None if killed => VmExit::Killed,
-        None => VmExit::Crashed { reason: describe(end, output) },
+        None => VmExit::Crashed {
+            reason: describe(end, output),
+        },
     }
 }
 
 /// How QEMU died, with its last words.
 pub(super) fn describe(end: &End, output: &Output) -> String {
     let words = output.stderr.text();
-    if words.is_empty() { format!("qemu {end}") } else { format!("qemu {end}: {words}") }
+    if words.is_empty() {
+        format!("qemu {end}")
+    } else {
+        format!("qemu {end}: {words}")
+    }
 }
 
 #[cfg(test)]
@@ -41,15 +47,27 @@ mod tests {
     }
 
     fn because(shutdown: Shutdown) -> Seen {
-        Seen { panicked: false, shutdown: Some(shutdown) }
+        Seen {
+            panicked: false,
+            shutdown: Some(shutdown),
+        }
     }
 
     #[test]
     fn the_guests_own_end_is_believed() {
         let end = End::Exited(0);
-        assert_eq!(judge(&end, false, because(Shutdown::PowerOff), b""), VmExit::PowerOff);
-        assert_eq!(judge(&end, false, because(Shutdown::Reset), b""), VmExit::Reset);
-        assert_eq!(judge(&end, false, because(Shutdown::Panic), b""), VmExit::Panic);
+        assert_eq!(
+            judge(&end, false, because(Shutdown::PowerOff), b""),
+            VmExit::PowerOff
+        );
+        assert_eq!(
+            judge(&end, false, because(Shutdown::Reset), b""),
+            VmExit::Reset
+        );
+        assert_eq!(
+            judge(&end, false, because(Shutdown::Panic), b""),
+            VmExit::Panic
+        );
     }
 
     #[test]
@@ -67,7 +85,10 @@ mod tests {
 
     #[test]
     fn a_panic_notifier_says_panic() {
-        let seen = Seen { panicked: true, shutdown: None };
+        let seen = Seen {
+            panicked: true,
+            shutdown: None,
+        };
         assert_eq!(judge(&End::Signalled(9), true, seen, b""), VmExit::Panic);
     }
 
@@ -76,6 +97,9 @@ mod tests {
         let end = End::Signalled(9);
         assert_eq!(judge(&end, true, Seen::default(), b""), VmExit::Killed);
         let reason = "qemu was killed by signal 9: qemu: bang".to_owned();
-        assert_eq!(judge(&end, false, Seen::default(), b""), VmExit::Crashed { reason });
+        assert_eq!(
+            judge(&end, false, Seen::default(), b""),
+            VmExit::Crashed { reason }
+        );
     }
 }

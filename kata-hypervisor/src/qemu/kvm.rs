@@ -56,6 +56,9 @@ pub(super) fn examine() -> Verdict {
     }
     match arch::run_in_ring_0(&kvm) {
         Ok(()) => Verdict::Works,
-        Err(what) => Verdict::NoStockKernel { pvm: Path::new(PVM).exists(), what },
+        Err(what) => Verdict::NoStockKernel {
+            pvm: Path::new(PVM).exists(),
+            what,
+        },
     }
 }

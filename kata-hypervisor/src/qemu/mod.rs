@@ -32,7 +32,10 @@ mod vm;
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
-#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "other_arch.rs")]
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    path = "other_arch.rs"
+)]
 mod arch;
 
 use std::ffi::OsString;
@@ -128,7 +131,9 @@ impl Qemu {
 
     /// What is known of the host; looked for until it is usable.
     async fn facts(&self) -> Result<&probe::Facts, Probe> {
-        self.facts.get_or_try_init(|| probe::look(&self.settings)).await
+        self.facts
+            .get_or_try_init(|| probe::look(&self.settings))
+            .await
     }
 }
 

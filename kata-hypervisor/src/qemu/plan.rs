@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 
 use super::arch;
 use super::args::{
     Accel, Argument, Backend, Bare, Chardev, Cpu, Kernel, Machine, MemfdBackend, Memory, Monitor,
-    Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
+    Name, Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
 };
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
@@ -29,18 +28,17 @@ pub(super) struct Plan {
 pub(super) struct Connections {
     /// QEMU's end of the machine protocol's socket.
     pub(super) monitor: RawFd,
-    /// The socket of the vsock device's back end.
-    pub(super) vsock: Option<PathBuf>,
-    /// The sockets of the file systems' back ends, with their tags.
-    pub(super) filesystems: Vec<(String, PathBuf)>,
+    /// QEMU's end of the vsock device's connection to its back end.
+    pub(super) vsock: Option<RawFd>,
+    /// The same for each file system, with its tag.
+    pub(super) filesystems: Vec<(String, RawFd)>,
 }
 
 impl Plan {
     /// Decides.
     pub(super) fn new(settings: &Settings, facts: &Facts, config: &VmConfig) -> Self {
         let choice: MachineChoice = settings.machine;
-        let machine =
-            arch::machine(choice, &config.size, facts.has_microvm, facts.acceleration);
+        let machine = arch::machine(choice, &config.size, facts.has_microvm, facts.acceleration);
         Self {
             machine,
             acceleration: facts.acceleration,
@@ -63,12 +61,21 @@ impl Plan {
     pub(super) fn to_args(&self, config: &VmConfig, connections: &Connections) -> Vec<OsString> {
         let mut args: Vec<Box<dyn Argument>> = vec![
             Box::new(Bare),
+            Box::new(Name(config.id.clone())),
             Box::new(self.machine),
             Box::new(Accel(self.acceleration)),
             Box::new(Cpu(arch::cpu(self.acceleration))),
-            Box::new(Smp { now: config.size.vcpus, most: config.size.max_vcpus }),
-            Box::new(Memory { now: config.size.memory, most: config.size.max_memory }),
-            Box::new(MemfdBackend { size: config.size.memory }),
+            Box::new(Smp {
+                now: config.size.vcpus,
+                most: config.size.max_vcpus,
+            }),
+            Box::new(Memory {
+                now: config.size.memory,
+                most: config.size.max_memory,
+            }),
+            Box::new(MemfdBackend {
+                size: config.size.memory,
+            }),
             Box::new(chardev("qmp", Backend::Inherited(connections.monitor))),
             Box::new(Monitor { chardev: "qmp" }),
             Box::new(chardev("console", Backend::Stdio)),
@@ -87,14 +94,21 @@ impl Plan {
     fn devices(&self, config: &VmConfig, connections: &Connections) -> Vec<Box<dyn Argument>> {
         let bus = arch::bus(self.machine);
         let mut devices: Vec<Box<dyn Argument>> = Vec::new();
-        if let Some(socket) = &connections.vsock {
-            devices.push(Box::new(chardev("vsock", Backend::Socket(socket.clone()))));
-            devices.push(Box::new(VhostUserVsock { bus, chardev: "vsock".to_owned() }));
+        if let Some(fd) = connections.vsock {
+            devices.push(Box::new(chardev("vsock", Backend::Inherited(fd))));
+            devices.push(Box::new(VhostUserVsock {
+                bus,
+                chardev: "vsock".to_owned(),
+            }));
         }
-        for (index, (tag, socket)) in connections.filesystems.iter().enumerate() {
+        for (index, (tag, fd)) in connections.filesystems.iter().enumerate() {
             let id = format!("fs{index}");
-            devices.push(Box::new(chardev(&id, Backend::Socket(socket.clone()))));
-            devices.push(Box::new(VhostUserFs { bus, chardev: id, tag: tag.clone() }));
+            devices.push(Box::new(chardev(&id, Backend::Inherited(*fd))));
+            devices.push(Box::new(VhostUserFs {
+                bus,
+                chardev: id,
+                tag: tag.clone(),
+            }));
         }
         if config.devices.rng {
             devices.push(Box::new(Rng { bus }));
@@ -107,14 +121,23 @@ impl Plan {
 }
 
 fn chardev(id: &str, backend: Backend) -> Chardev {
-    Chardev { id: id.to_owned(), backend }
+    Chardev {
+        id: id.to_owned(),
+        backend,
+    }
 }
 
 fn command_line(machine: Machine, facts: &Facts, config: &VmConfig) -> String {
     let mut words = Words::new(&config.command_line);
     // A kernel that panics ends the machine instead of keeping it.
     words.default("panic", "panic=-1");
-    arch::command_line(&mut words, machine, facts.acceleration, &config.size, facts.tsc_khz);
+    arch::command_line(
+        &mut words,
+        machine,
+        facts.acceleration,
+        &config.size,
+        facts.tsc_khz,
+    );
     words.into_line()
 }
 
@@ -128,7 +151,10 @@ pub(super) struct Words<'a> {
 
 impl<'a> Words<'a> {
     pub(super) fn new(given: &'a KernelCommandLine) -> Self {
-        Self { defaults: Vec::new(), given }
+        Self {
+            defaults: Vec::new(),
+            given,
+        }
     }
 
     /// Adds `word` unless the caller set `key` already.

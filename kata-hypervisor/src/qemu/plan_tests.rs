@@ -1,7 +1,6 @@
 use super::*;
 use crate::config::{Devices, MachineSize, MemorySize};
 use crate::probe::Probe;
-use std::path::Path;
 use std::time::Duration;
 
 fn facts() -> Facts {
@@ -20,7 +19,12 @@ fn config() -> VmConfig {
     VmConfig {
         id: "vm".to_owned(),
         run_dir: "/r".into(),
-        size: MachineSize { vcpus: 1, max_vcpus: 1, memory, max_memory: memory },
+        size: MachineSize {
+            vcpus: 1,
+            max_vcpus: 1,
+            memory,
+            max_memory: memory,
+        },
         kernel: "/k".into(),
         initramfs: Some("/i".into()),
         command_line: ["quiet"].into_iter().collect(),
@@ -32,19 +36,23 @@ fn config() -> VmConfig {
 fn connections() -> Connections {
     Connections {
         monitor: 9,
-        vsock: Some("/r/v".into()),
-        filesystems: vec![("kata".to_owned(), Path::new("/r/f").to_owned())],
+        vsock: Some(10),
+        filesystems: vec![("kata".to_owned(), 11)],
     }
 }
 
 fn args(facts: &Facts, config: &VmConfig, settings: &Settings) -> Vec<String> {
     let plan = Plan::new(settings, facts, config);
     let args = plan.to_args(config, &connections());
-    args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
+    args.into_iter()
+        .map(|arg| arg.into_string().unwrap())
+        .collect()
 }
 
 fn position(args: &[String], word: &str) -> usize {
-    args.iter().position(|arg| arg.contains(word)).unwrap_or_else(|| panic!("{word} in {args:?}"))
+    args.iter()
+        .position(|arg| arg.contains(word))
+        .unwrap_or_else(|| panic!("{word} in {args:?}"))
 }
 
 #[test]
@@ -67,17 +75,29 @@ fn the_filter_is_on_where_there_is_one() {
 
 #[test]
 fn extra_arguments_come_last() {
-    let settings = Settings { extra_args: vec!["-foo".into()], ..Settings::default() };
+    let settings = Settings {
+        extra_args: vec!["-foo".into()],
+        ..Settings::default()
+    };
     assert_eq!(args(&facts(), &config(), &settings).last().unwrap(), "-foo");
 }
 
 #[test]
 fn a_panic_ends_the_machine_unless_the_caller_says_otherwise() {
     let mut config = config();
-    assert!(Plan::new(&Settings::default(), &facts(), &config).command_line().contains("panic=-1"));
+    assert!(
+        Plan::new(&Settings::default(), &facts(), &config)
+            .command_line()
+            .contains("panic=-1")
+    );
     config.command_line.push("panic=30");
-    let line = Plan::new(&Settings::default(), &facts(), &config).command_line().to_owned();
-    assert!(line.contains("panic=30") && !line.contains("panic=-1"), "{line}");
+    let line = Plan::new(&Settings::default(), &facts(), &config)
+        .command_line()
+        .to_owned();
+    assert!(
+        line.contains("panic=30") && !line.contains("panic=-1"),
+        "{line}"
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -87,14 +107,14 @@ fn a_microvm_is_wholly_described() {
     assert_eq!(
         args,
         "-nodefaults -no-user-config -display none -no-reboot -S \
-         -machine microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=on,\
+         -name guest=vm -machine microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=on,\
          memory-backend=mem -global virtio-mmio.force-legacy=false -accel kvm -cpu host -smp 1 \
          -m 67108864B -object memory-backend-memfd,id=mem,size=67108864B,share=on \
          -chardev socket,id=qmp,fd=9 -mon chardev=qmp,mode=control \
          -chardev stdio,id=console,signal=off -serial chardev:console \
          -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
-         -chardev socket,id=vsock,path=/r/v -device vhost-user-vsock-device,chardev=vsock \
-         -chardev socket,id=fs0,path=/r/f -device vhost-user-fs-device,chardev=fs0,tag=kata \
+         -chardev socket,id=vsock,fd=10 -device vhost-user-vsock-device,chardev=vsock \
+         -chardev socket,id=fs0,fd=11 -device vhost-user-fs-device,chardev=fs0,tag=kata \
          -kernel /k -initrd /i -append panic=-1 console=ttyS0 acpi=off reboot=t quiet"
     );
 }

@@ -54,7 +54,9 @@ pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
         probe.find(Severity::Blocker, what, Some(arch::REMEDY));
         return Err(probe);
     }
-    let Some(binary) = find(settings, &mut probe) else { return Err(probe) };
+    let Some(binary) = find(settings, &mut probe) else {
+        return Err(probe);
+    };
     let examined = tokio::task::spawn_blocking(examine);
     let answers = match ask(&binary).await {
         Ok(answers) => answers,
@@ -65,13 +67,23 @@ pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
     };
     probe.version = Some(answers.version.to_string());
     judge_build(&answers, &mut probe);
-    let verdict = examined.await.unwrap_or_else(|error| Verdict::Unusable(error.to_string()));
+    let verdict = examined
+        .await
+        .unwrap_or_else(|error| Verdict::Unusable(error.to_string()));
     let kvm = judge_kvm(&verdict, &answers, settings, &mut probe);
     note_host(&mut probe);
-    if probe.findings.iter().any(|finding| finding.severity == Severity::Blocker) {
+    if probe
+        .findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Blocker)
+    {
         return Err(probe);
     }
-    let acceleration = if kvm { Acceleration::Kvm } else { Acceleration::Emulation };
+    let acceleration = if kvm {
+        Acceleration::Kvm
+    } else {
+        Acceleration::Emulation
+    };
     probe.acceleration = Some(acceleration);
     Ok(Facts {
         probe,
@@ -99,13 +111,27 @@ fn find(settings: &Settings, probe: &mut Probe) -> Option<PathBuf> {
 async fn ask(binary: &Path) -> Result<Answers> {
     let (ours, theirs) = super::create::monitor_pair()?;
     let monitor = std::os::fd::AsRawFd::as_raw_fd(&theirs);
-    let chardev = Chardev { id: "qmp".to_owned(), backend: Backend::Inherited(monitor) };
-    let mut args = ["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"]
-        .map(Into::into)
-        .to_vec();
+    let chardev = Chardev {
+        id: "qmp".to_owned(),
+        backend: Backend::Inherited(monitor),
+    };
+    let mut args = [
+        "-machine",
+        "none",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+    ]
+    .map(Into::into)
+    .to_vec();
     args.extend(chardev.to_args());
     args.extend(Monitor { chardev: "qmp" }.to_args());
-    let program = Program { path: binary.to_owned(), args, inherit: vec![theirs] };
+    let program = Program {
+        path: binary.to_owned(),
+        args,
+        inherit: vec![theirs],
+    };
     let child = Child::spawn(program, "probe", Box::new(())).await?;
     let qmp = Qmp::new(ours);
     let answers = interview(&qmp).await;
@@ -120,23 +146,39 @@ async fn interview(qmp: &Qmp) -> Result<Answers, QmpError> {
     let greeting = qmp.negotiate(DEADLINE).await?;
     let version = Version::from_greeting(&greeting)
         .ok_or_else(|| QmpError::Refused("the greeting tells no version".to_owned()))?;
-    let devices = qmp.execute("qom-list-types", Some(json!({"implements": "device"})), DEADLINE);
+    let devices = qmp.execute(
+        "qom-list-types",
+        Some(json!({"implements": "device"})),
+        DEADLINE,
+    );
     let devices = names(&devices.await?);
     let machines = names(&qmp.execute("query-machines", None, DEADLINE).await?);
-    let sandbox =
-        qmp.execute("query-command-line-options", Some(json!({"option": "sandbox"})), DEADLINE);
+    let sandbox = qmp.execute(
+        "query-command-line-options",
+        Some(json!({"option": "sandbox"})),
+        DEADLINE,
+    );
     // A QEMU built without the filter does not know the option.
     let sandbox = sandbox.await.is_ok_and(|options| {
-        options[0]["parameters"].as_array().is_some_and(|parameters| !parameters.is_empty())
+        options[0]["parameters"]
+            .as_array()
+            .is_some_and(|parameters| !parameters.is_empty())
     });
     let kvm = qmp.execute("query-kvm", None, DEADLINE).await?;
     let kvm = kvm["present"].as_bool().unwrap_or(false);
-    Ok(Answers { version, devices, machines, sandbox, kvm })
+    Ok(Answers {
+        version,
+        devices,
+        machines,
+        sandbox,
+        kvm,
+    })
 }
 
 fn names(list: &Value) -> Vec<String> {
     let list = list.as_array().into_iter().flatten();
-    list.filter_map(|item| Some(item["name"].as_str()?.to_owned())).collect()
+    list.filter_map(|item| Some(item["name"].as_str()?.to_owned()))
+        .collect()
 }
 
 async fn explain(child: &Child, error: &QmpError) -> Error {
@@ -146,12 +188,20 @@ async fn explain(child: &Child, error: &QmpError) -> Error {
     } else {
         exit::describe(&end, child.output())
     };
-    Error::Ended { phase: "asking QEMU for its version", reason, console_tail: Vec::new() }
+    Error::Ended {
+        phase: "asking QEMU for its version",
+        reason,
+        console_tail: Vec::new(),
+    }
 }
 
 fn blame(probe: &mut Probe, binary: &Path, error: &Error) {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    let what = format!("{} does not work: {error}{}", binary.display(), cause.unwrap_or_default());
+    let what = format!(
+        "{} does not work: {error}{}",
+        binary.display(),
+        cause.unwrap_or_default()
+    );
     probe.find(Severity::Blocker, what, Some(arch::REMEDY));
 }
 
@@ -177,14 +227,13 @@ fn judge_build(answers: &Answers, probe: &mut Probe) {
 }
 
 /// Whether KVM is to be used; says why not.
-fn judge_kvm(
-    verdict: &Verdict,
-    answers: &Answers,
-    settings: &Settings,
-    probe: &mut Probe,
-) -> bool {
+fn judge_kvm(verdict: &Verdict, answers: &Answers, settings: &Settings, probe: &mut Probe) -> bool {
     if settings.acceleration == Some(Acceleration::Emulation) {
-        probe.find(Severity::Note, "emulation was asked for; KVM is not used", None);
+        probe.find(
+            Severity::Note,
+            "emulation was asked for; KVM is not used",
+            None,
+        );
         return false;
     }
     let severity = match settings.acceleration {
@@ -192,7 +241,11 @@ fn judge_kvm(
         _ => Severity::Warning,
     };
     if !answers.kvm {
-        probe.find(severity, "this QEMU was built without KVM", Some(arch::REMEDY));
+        probe.find(
+            severity,
+            "this QEMU was built without KVM",
+            Some(arch::REMEDY),
+        );
         return false;
     }
     let (what, remedy) = match verdict {
@@ -202,9 +255,10 @@ fn judge_kvm(
             format!("/dev/kvm cannot be opened: {error}"),
             "give this user access to it, such as through the group kvm",
         ),
-        Verdict::Unusable(why) => {
-            (format!("/dev/kvm cannot be used: {why}"), "load kvm_intel or kvm_amd")
-        }
+        Verdict::Unusable(why) => (
+            format!("/dev/kvm cannot be used: {why}"),
+            "load kvm_intel or kvm_amd",
+        ),
         Verdict::NoStockKernel { pvm, what } => (no_stock_kernel(*pvm, what), STOCK_REMEDY),
     };
     probe.find(severity, what, Some(remedy));
@@ -215,13 +269,20 @@ const STOCK_REMEDY: &str = "use a host with hardware virtualization (kvm_intel, 
                             until then guests are emulated";
 
 fn no_stock_kernel(pvm: bool, what: &str) -> String {
-    let who = if pvm { " (it is kvm_pvm, which emulates ring 0)" } else { "" };
+    let who = if pvm {
+        " (it is kvm_pvm, which emulates ring 0)"
+    } else {
+        ""
+    };
     format!("the host's KVM cannot run a stock kernel{who}: {what}")
 }
 
 fn missing_kvm_remedy() -> &'static str {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let flags = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default();
     let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
     if has("vmx") || has("svm") {
         "load the module kvm_intel or kvm_amd, or pass /dev/kvm into this container"

@@ -15,13 +15,19 @@ fn answers() -> Answers {
 }
 
 fn blockers(probe: &Probe) -> Vec<&str> {
-    let blockers = probe.findings.iter().filter(|f| f.severity == Severity::Blocker);
+    let blockers = probe
+        .findings
+        .iter()
+        .filter(|f| f.severity == Severity::Blocker);
     blockers.map(|finding| finding.what.as_str()).collect()
 }
 
 fn judged(verdict: &Verdict, wanted: Option<Acceleration>) -> (bool, Probe) {
     let mut probe = Probe::default();
-    let settings = Settings { acceleration: wanted, ..Settings::default() };
+    let settings = Settings {
+        acceleration: wanted,
+        ..Settings::default()
+    };
     let kvm = judge_kvm(verdict, &answers(), &settings, &mut probe);
     (kvm, probe)
 }
@@ -36,8 +42,19 @@ fn a_build_with_everything_is_not_complained_of() {
 #[test]
 fn a_build_that_is_too_old_or_lacks_a_device_blocks() {
     let mut probe = Probe::default();
-    let version = Version { major: 5, minor: 2, micro: 0 };
-    judge_build(&Answers { version, devices: Vec::new(), ..answers() }, &mut probe);
+    let version = Version {
+        major: 5,
+        minor: 2,
+        micro: 0,
+    };
+    judge_build(
+        &Answers {
+            version,
+            devices: Vec::new(),
+            ..answers()
+        },
+        &mut probe,
+    );
     assert_eq!(blockers(&probe).len(), 3);
     assert!(blockers(&probe)[0].contains("5.2.0 is older than 6.2.0"));
 }
@@ -45,7 +62,13 @@ fn a_build_that_is_too_old_or_lacks_a_device_blocks() {
 #[test]
 fn a_missing_filter_is_a_warning() {
     let mut probe = Probe::default();
-    judge_build(&Answers { sandbox: false, ..answers() }, &mut probe);
+    judge_build(
+        &Answers {
+            sandbox: false,
+            ..answers()
+        },
+        &mut probe,
+    );
     assert_eq!(probe.findings[0].severity, Severity::Warning);
 }
 
@@ -57,10 +80,16 @@ fn kvm_that_works_is_used_without_a_word() {
 #[test]
 fn kvm_that_does_not_work_is_a_warning_with_a_remedy() {
     let denied = std::io::Error::from_raw_os_error(libc::EACCES);
-    let pvm = Verdict::NoStockKernel { pvm: true, what: "int3".to_owned() };
-    for verdict in
-        [Verdict::Missing, Verdict::Unopenable(denied), Verdict::Unusable("x".to_owned()), pvm]
-    {
+    let pvm = Verdict::NoStockKernel {
+        pvm: true,
+        what: "int3".to_owned(),
+    };
+    for verdict in [
+        Verdict::Missing,
+        Verdict::Unopenable(denied),
+        Verdict::Unusable("x".to_owned()),
+        pvm,
+    ] {
         let (kvm, probe) = judged(&verdict, None);
         assert!(!kvm);
         assert_eq!(probe.findings[0].severity, Severity::Warning, "{verdict:?}");
@@ -86,7 +115,10 @@ fn emulation_that_was_asked_for_is_given() {
 fn examining_kvm_agrees_with_the_modules_of_the_host() {
     let verdict = examine();
     if Path::new("/sys/module/kvm_pvm").exists() && Path::new("/dev/kvm").exists() {
-        assert!(matches!(verdict, Verdict::NoStockKernel { pvm: true, .. }), "{verdict:?}");
+        assert!(
+            matches!(verdict, Verdict::NoStockKernel { pvm: true, .. }),
+            "{verdict:?}"
+        );
     } else if !Path::new("/dev/kvm").exists() {
         assert!(matches!(verdict, Verdict::Missing), "{verdict:?}");
     }
@@ -98,7 +130,8 @@ fn script(text: &str) -> (tempfile::TempDir, Qemu) {
     let path = dir.path().join("qemu");
     let mut file = std::fs::File::create(&path).unwrap();
     write!(file, "#!/bin/sh\n{text}\n").unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o755)).unwrap();
+    file.set_permissions(std::fs::Permissions::from_mode(0o755))
+        .unwrap();
     drop(file);
     (dir, Qemu::new().binary(path))
 }
@@ -107,7 +140,10 @@ fn script(text: &str) -> (tempfile::TempDir, Qemu) {
 async fn a_binary_that_is_not_there_blocks_and_is_named() {
     let probe = Qemu::new().binary("/nonexistent/qemu").probe().await;
     assert!(!probe.is_usable());
-    assert!(blockers(&probe)[0].contains("/nonexistent/qemu"), "{probe:?}");
+    assert!(
+        blockers(&probe)[0].contains("/nonexistent/qemu"),
+        "{probe:?}"
+    );
 }
 
 #[tokio::test]
@@ -116,7 +152,10 @@ async fn a_binary_that_complains_and_exits_is_quoted() {
     let probe = qemu.probe().await;
     assert!(!probe.is_usable());
     let what = blockers(&probe)[0];
-    assert!(what.contains("status 127") && what.contains("libfoo.so"), "{what}");
+    assert!(
+        what.contains("status 127") && what.contains("libfoo.so"),
+        "{what}"
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,11 @@ pub(super) async fn usage(pid: Pid) -> io::Result<VmUsage> {
 fn parse(status: &str, stat: &str) -> Option<VmUsage> {
     let shared = kibibytes(status, "RssShmem:")?;
     let overhead = kibibytes(status, "RssAnon:")? + kibibytes(status, "RssFile:")?;
-    Some(VmUsage { guest_memory: shared << 10, overhead: overhead << 10, cpu: cpu(stat)? })
+    Some(VmUsage {
+        guest_memory: shared << 10,
+        overhead: overhead << 10,
+        cpu: cpu(stat)?,
+    })
 }
 
 fn kibibytes(status: &str, key: &str) -> Option<u64> {
@@ -52,7 +56,11 @@ mod tests {
         let usage = parse(status, STAT).unwrap();
         assert_eq!(usage.guest_memory, 4096);
         assert_eq!(usage.overhead, 30 << 10);
-        assert_eq!(usage.cpu, Duration::from_secs(200) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap());
+        assert_eq!(
+            usage.cpu,
+            Duration::from_secs(200)
+                / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
+        );
     }
 
     #[test]

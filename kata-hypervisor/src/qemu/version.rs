@@ -18,13 +18,21 @@ pub struct Version {
 impl Version {
     /// The oldest that is supported: the first on which all that is used here
     /// was tried by a distribution that is still maintained (Ubuntu 22.04).
-    pub const OLDEST: Self = Self { major: 6, minor: 2, micro: 0 };
+    pub const OLDEST: Self = Self {
+        major: 6,
+        minor: 2,
+        micro: 0,
+    };
 
     /// From the greeting of the machine protocol, or `query-version`.
     pub(super) fn from_greeting(greeting: &Value) -> Option<Self> {
         let numbers = &greeting["version"]["qemu"];
         let number = |key: &str| u32::try_from(numbers[key].as_u64()?).ok();
-        Some(Self { major: number("major")?, minor: number("minor")?, micro: number("micro")? })
+        Some(Self {
+            major: number("major")?,
+            minor: number("minor")?,
+            micro: number("micro")?,
+        })
     }
 }
 
@@ -49,7 +57,11 @@ mod tests {
 
     #[test]
     fn a_greeting_without_one_tells_nothing() {
-        for greeting in [json!({}), json!({"version": {"qemu": {"major": -1}}}), json!(null)] {
+        for greeting in [
+            json!({}),
+            json!({"version": {"qemu": {"major": -1}}}),
+            json!(null),
+        ] {
             assert_eq!(Version::from_greeting(&greeting), None);
         }
     }

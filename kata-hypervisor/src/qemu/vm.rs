@@ -54,12 +54,7 @@ struct StartOnce {
 }
 
 impl QemuVm {
-    pub(super) fn new(
-        config: VmConfig,
-        child: Child,
-        qmp: Qmp,
-        timeline: Arc<Timeline>,
-    ) -> Self {
+    pub(super) fn new(config: VmConfig, child: Child, qmp: Qmp, timeline: Arc<Timeline>) -> Self {
         Self {
             child,
             qmp,
@@ -81,8 +76,12 @@ impl QemuVm {
         // What QEMU said last is still in the socket; nothing can follow it.
         let _ = timeout(LAST_EVENTS, self.qmp.closed()).await;
         let judge = || {
-            let exit =
-                exit::classify(&end, self.child.was_killed(), self.qmp.seen(), self.child.output());
+            let exit = exit::classify(
+                &end,
+                self.child.was_killed(),
+                self.qmp.seen(),
+                self.child.output(),
+            );
             log::debug!(vm_id = self.id.as_str(), exit:? = exit; "the machine has ended");
             exit
         };
@@ -101,18 +100,27 @@ impl QemuVm {
     }
 
     /// Executes a command on a machine that runs.
-    async fn command(&self, phase: &'static str, name: &'static str, within: Duration) -> Result<()> {
+    async fn command(
+        &self,
+        phase: &'static str,
+        name: &'static str,
+        within: Duration,
+    ) -> Result<()> {
         let error = match self.qmp.execute(name, None, within).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
         match error {
-            QmpError::Refused(reason) => {
-                Err(Error::Command { backend: NAME, command: name.to_owned(), reason })
-            }
-            QmpError::Timeout(deadline) => {
-                Err(Error::Timeout { phase, deadline, console_tail: self.console_tail() })
-            }
+            QmpError::Refused(reason) => Err(Error::Command {
+                backend: NAME,
+                command: name.to_owned(),
+                reason,
+            }),
+            QmpError::Timeout(deadline) => Err(Error::Timeout {
+                phase,
+                deadline,
+                console_tail: self.console_tail(),
+            }),
             QmpError::Closed(_) => {
                 // Without its monitor it cannot be steered: it goes, if it has not.
                 if timeout(LAST_EVENTS, self.child.ended()).await.is_err() {
@@ -120,7 +128,11 @@ impl QemuVm {
                 }
                 let exit = self.ended().await;
                 let reason = format!("{} ({error})", describe(&exit));
-                Err(Error::Ended { phase, reason, console_tail: self.console_tail() })
+                Err(Error::Ended {
+                    phase,
+                    reason,
+                    console_tail: self.console_tail(),
+                })
             }
         }
     }
@@ -128,17 +140,22 @@ impl QemuVm {
     fn must_run(&self, operation: &'static str) -> Result<()> {
         match self.start.running_since.get() {
             Some(_) => Ok(()),
-            None => Err(Error::State { operation, state: "not started" }),
+            None => Err(Error::State {
+                operation,
+                state: "not started",
+            }),
         }
     }
 
     async fn kill(&self) -> Result<VmExit> {
         self.child.kill();
-        timeout(KILL_DEADLINE, self.ended()).await.map_err(|_| Error::Timeout {
-            phase: "killing QEMU",
-            deadline: KILL_DEADLINE,
-            console_tail: self.console_tail(),
-        })
+        timeout(KILL_DEADLINE, self.ended())
+            .await
+            .map_err(|_| Error::Timeout {
+                phase: "killing QEMU",
+                deadline: KILL_DEADLINE,
+                console_tail: self.console_tail(),
+            })
     }
 }
 
@@ -170,16 +187,23 @@ impl Drop for KillUnless<'_> {
 impl Vm for QemuVm {
     async fn start(&self) -> Result<()> {
         if self.start.claimed.swap(true, Ordering::AcqRel) {
-            return Err(Error::State { operation: "start", state: "started already" });
+            return Err(Error::State {
+                operation: "start",
+                state: "started already",
+            });
         }
         if let Some(error) = self.ended_error("starting the processors").await {
             return Err(error);
         }
         // A start that fails, or whose future is dropped, leaves a machine in
         // a state that nobody knows: it must not run on.
-        let mut guard = KillUnless { child: &self.child, well: false };
+        let mut guard = KillUnless {
+            child: &self.child,
+            well: false,
+        };
         let began = Instant::now();
-        self.command("starting the processors", "cont", self.start_deadline).await?;
+        self.command("starting the processors", "cont", self.start_deadline)
+            .await?;
         self.timeline.ended("start processors", began);
         let _ = self.start.running_since.set(Instant::now());
         guard.well = true;
@@ -202,7 +226,10 @@ impl Vm for QemuVm {
     async fn dial(&self, port: u32) -> Result<GuestStream> {
         const PHASE: &str = "connecting to the guest over vsock";
         let Some(socket) = &self.vsock else {
-            return Err(Error::State { operation: "dial", state: "without a vsock device" });
+            return Err(Error::State {
+                operation: "dial",
+                state: "without a vsock device",
+            });
         };
         self.must_run("dial")?;
         if let Some(error) = self.ended_error(PHASE).await {
@@ -235,7 +262,11 @@ impl Vm for QemuVm {
         let began = self.start.running_since.get();
         if let (Some(&began), Some(first)) = (began, self.child.first_console_byte()) {
             let took = first.saturating_duration_since(began);
-            phases.push(Phase { name: "first console byte", began, took });
+            phases.push(Phase {
+                name: "first console byte",
+                began,
+                took,
+            });
         }
         phases
     }
@@ -244,10 +275,16 @@ impl Vm for QemuVm {
         let read = usage::usage(self.child.pid()).await;
         // Whatever was read after its end was another process's.
         if self.child.end().is_some() {
-            return Err(Error::State { operation: "usage", state: "stopped" });
+            return Err(Error::State {
+                operation: "usage",
+                state: "stopped",
+            });
         }
         read.map_err(|source| Error::Host {
-            operation: format!("read what process {} uses", self.child.pid().as_raw_nonzero()),
+            operation: format!(
+                "read what process {} uses",
+                self.child.pid().as_raw_nonzero()
+            ),
             source,
         })
     }
@@ -261,11 +298,13 @@ impl Vm for QemuVm {
 impl Pause for QemuVm {
     async fn pause(&self) -> Result<()> {
         self.must_run("pause")?;
-        self.command("pausing the processors", "stop", COMMAND_DEADLINE).await
+        self.command("pausing the processors", "stop", COMMAND_DEADLINE)
+            .await
     }
 
     async fn resume(&self) -> Result<()> {
         self.must_run("resume")?;
-        self.command("resuming the processors", "cont", COMMAND_DEADLINE).await
+        self.command("resuming the processors", "cont", COMMAND_DEADLINE)
+            .await
     }
 }

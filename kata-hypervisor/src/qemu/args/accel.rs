@@ -15,7 +15,7 @@ impl Argument for Accel {
             Acceleration::Kvm => "kvm",
             Acceleration::Emulation => "tcg",
         };
-        Options::new(name).to_option("-accel")
+        Options::new(name).into_option("-accel")
     }
 }
 

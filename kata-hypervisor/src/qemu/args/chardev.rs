@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 
 use super::{Argument, Options};
 
@@ -20,8 +19,6 @@ pub(in crate::qemu) struct Chardev {
 pub(in crate::qemu) enum Backend {
     /// A connected socket that QEMU inherits.
     Inherited(RawFd),
-    /// A unix socket on which somebody listens.
-    Socket(PathBuf),
     /// Standard input and output.
     Stdio,
 }
@@ -29,16 +26,14 @@ pub(in crate::qemu) enum Backend {
 impl Argument for Chardev {
     fn to_args(&self) -> Vec<OsString> {
         match &self.backend {
-            Backend::Inherited(fd) => {
-                Options::new("socket").set("id", &self.id).number("fd", fd).to_option("-chardev")
-            }
-            Backend::Socket(path) => {
-                Options::new("socket").set("id", &self.id).set("path", path).to_option("-chardev")
-            }
+            Backend::Inherited(fd) => Options::new("socket")
+                .set("id", &self.id)
+                .number("fd", fd)
+                .into_option("-chardev"),
             Backend::Stdio => Options::new("stdio")
                 .set("id", &self.id)
                 .set("signal", "off")
-                .to_option("-chardev"),
+                .into_option("-chardev"),
         }
     }
 }
@@ -49,13 +44,15 @@ mod tests {
     use super::*;
 
     fn chardev(backend: Backend) -> String {
-        words(&Chardev { id: "c".into(), backend })
+        words(&Chardev {
+            id: "c".into(),
+            backend,
+        })
     }
 
     #[test]
     fn each_backend_is_spelled() {
         assert_eq!(chardev(Backend::Inherited(9)), "-chardev socket,id=c,fd=9");
-        assert_eq!(chardev(Backend::Socket("/r/v".into())), "-chardev socket,id=c,path=/r/v");
         assert_eq!(chardev(Backend::Stdio), "-chardev stdio,id=c,signal=off");
     }
 }

@@ -27,14 +27,14 @@ impl Argument for Smp {
     fn to_args(&self) -> Vec<OsString> {
         let options = Options::new(&self.now.to_string());
         if self.most == self.now {
-            return options.to_option("-smp");
+            return options.into_option("-smp");
         }
         options
             .number("maxcpus", self.most)
             .number("sockets", self.most)
             .number("cores", 1)
             .number("threads", 1)
-            .to_option("-smp")
+            .into_option("-smp")
     }
 }
 

@@ -20,7 +20,7 @@ impl Argument for VhostUserFs {
         Options::new(&self.bus.device("vhost-user-fs"))
             .set("chardev", &self.chardev)
             .set("tag", &self.tag)
-            .to_option("-device")
+            .into_option("-device")
     }
 }
 
@@ -31,8 +31,15 @@ mod tests {
 
     #[test]
     fn it_is_spelled_for_each_bus() {
-        let mut fs = VhostUserFs { bus: Bus::Mmio, chardev: "fs0".into(), tag: "kata".into() };
-        assert_eq!(words(&fs), "-device vhost-user-fs-device,chardev=fs0,tag=kata");
+        let mut fs = VhostUserFs {
+            bus: Bus::Mmio,
+            chardev: "fs0".into(),
+            tag: "kata".into(),
+        };
+        assert_eq!(
+            words(&fs),
+            "-device vhost-user-fs-device,chardev=fs0,tag=kata"
+        );
         fs.bus = Bus::Pci;
         assert_eq!(words(&fs), "-device vhost-user-fs-pci,chardev=fs0,tag=kata");
     }

@@ -34,8 +34,11 @@ mod tests {
 
     #[test]
     fn the_initramfs_may_be_absent() {
-        let mut kernel =
-            Kernel { image: "/k".into(), initramfs: Some("/i".into()), command_line: "quiet".into() };
+        let mut kernel = Kernel {
+            image: "/k".into(),
+            initramfs: Some("/i".into()),
+            command_line: "quiet".into(),
+        };
         assert_eq!(words(&kernel), "-kernel /k -initrd /i -append quiet");
         kernel.initramfs = None;
         assert_eq!(words(&kernel), "-kernel /k -append quiet");

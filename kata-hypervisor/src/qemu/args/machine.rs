@@ -18,6 +18,13 @@ pub(in crate::qemu) enum Machine {
     Q35,
     /// aarch64 with PCI Express; the interrupt controller that fits the host
     /// under KVM, version 3 otherwise.
+    #[cfg_attr(
+        all(not(test), not(target_arch = "aarch64")),
+        expect(
+            dead_code,
+            reason = "only aarch64 has it, and its words are tested everywhere"
+        )
+    )]
     Virt {
         /// Whether KVM runs it.
         kvm: bool,
@@ -44,10 +51,12 @@ impl Argument for Machine {
                 Options::new("virt").set("gic-version", if *kvm { "max" } else { "3" })
             }
         };
-        let mut args = options.set("memory-backend", MEMORY_ID).to_option("-machine");
+        let mut args = options
+            .set("memory-backend", MEMORY_ID)
+            .into_option("-machine");
         if *self == Self::Microvm {
             let modern = Options::new("virtio-mmio.force-legacy=false");
-            args.extend(modern.to_option("-global"));
+            args.extend(modern.into_option("-global"));
         }
         args
     }

@@ -19,12 +19,12 @@ impl Argument for Memory {
     fn to_args(&self) -> Vec<OsString> {
         let options = Options::new(&format!("{}B", self.now.as_bytes()));
         if self.most == self.now {
-            return options.to_option("-m");
+            return options.into_option("-m");
         }
         options
             .number("slots", 1)
             .set("maxmem", format!("{}B", self.most.as_bytes()))
-            .to_option("-m")
+            .into_option("-m")
     }
 }
 
@@ -41,7 +41,7 @@ impl Argument for MemfdBackend {
             .set("id", MEMORY_ID)
             .set("size", format!("{}B", self.size.as_bytes()))
             .set("share", "on")
-            .to_option("-object")
+            .into_option("-object")
     }
 }
 
@@ -62,7 +62,10 @@ mod tests {
 
     #[test]
     fn memory_that_may_grow_has_a_slot() {
-        let memory = Memory { now: MemorySize::mib(1), most: MemorySize::mib(2) };
+        let memory = Memory {
+            now: MemorySize::mib(1),
+            most: MemorySize::mib(2),
+        };
         assert_eq!(words(&memory), "-m 1048576B,slots=1,maxmem=2097152B");
     }
 }

@@ -12,6 +12,7 @@ mod kernel;
 mod machine;
 mod memory;
 mod monitor;
+mod name;
 mod options;
 mod pvpanic;
 mod rng;
@@ -29,6 +30,7 @@ pub(super) use kernel::Kernel;
 pub(super) use machine::Machine;
 pub(super) use memory::{MemfdBackend, Memory};
 pub(super) use monitor::Monitor;
+pub(super) use name::Name;
 pub(super) use options::Options;
 pub(super) use pvpanic::Pvpanic;
 pub(super) use rng::Rng;
@@ -67,14 +69,25 @@ pub(super) struct Bare;
 
 impl Argument for Bare {
     fn to_args(&self) -> Vec<OsString> {
-        ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]
-            .map(OsString::from)
-            .to_vec()
+        [
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-S",
+        ]
+        .map(OsString::from)
+        .to_vec()
     }
 }
 
 #[cfg(test)]
 pub(super) fn words(argument: &impl Argument) -> String {
     let words = argument.to_args();
-    words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    words
+        .iter()
+        .map(|word| word.to_str().unwrap())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -13,7 +13,9 @@ pub(in crate::qemu) struct Monitor {
 
 impl Argument for Monitor {
     fn to_args(&self) -> Vec<OsString> {
-        Options::new(&format!("chardev={}", self.chardev)).set("mode", "control").to_option("-mon")
+        Options::new(&format!("chardev={}", self.chardev))
+            .set("mode", "control")
+            .into_option("-mon")
     }
 }
 
@@ -24,6 +26,9 @@ mod tests {
 
     #[test]
     fn it_speaks_json() {
-        assert_eq!(words(&Monitor { chardev: "qmp" }), "-mon chardev=qmp,mode=control");
+        assert_eq!(
+            words(&Monitor { chardev: "qmp" }),
+            "-mon chardev=qmp,mode=control"
+        );
     }
 }

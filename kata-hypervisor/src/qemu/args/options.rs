@@ -34,7 +34,7 @@ impl Options {
     }
 
     /// The two words `-option value`.
-    pub(in crate::qemu) fn to_option(self, option: &str) -> Vec<OsString> {
+    pub(in crate::qemu) fn into_option(self, option: &str) -> Vec<OsString> {
         vec![option.into(), OsString::from_vec(self.0)]
     }
 }
@@ -45,14 +45,17 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_value_is_doubled() {
-        let args = Options::new("socket").set("path", "/a,b").number("n", 3).to_option("-chardev");
+        let args = Options::new("socket")
+            .set("path", "/a,b")
+            .number("n", 3)
+            .into_option("-chardev");
         assert_eq!(args, ["-chardev", "socket,path=/a,,b,n=3"]);
     }
 
     #[test]
     fn a_path_need_not_be_text() {
         let path = OsStr::from_bytes(b"/\xff");
-        let args = Options::new("x").set("path", path).to_option("-o");
+        let args = Options::new("x").set("path", path).into_option("-o");
         assert_eq!(args[1].as_bytes(), b"x,path=/\xff");
     }
 }

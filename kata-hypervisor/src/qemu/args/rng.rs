@@ -13,9 +13,11 @@ pub(in crate::qemu) struct Rng {
 
 impl Argument for Rng {
     fn to_args(&self) -> Vec<OsString> {
-        let source = Options::new("rng-builtin").set("id", "rng").to_option("-object");
+        let source = Options::new("rng-builtin")
+            .set("id", "rng")
+            .into_option("-object");
         let device = Options::new(&self.bus.device("virtio-rng")).set("rng", "rng");
-        [source, device.to_option("-device")].concat()
+        [source, device.into_option("-device")].concat()
     }
 }
 

@@ -16,7 +16,7 @@ impl Argument for Sandbox {
             .set("elevateprivileges", "deny")
             .set("spawn", "deny")
             .set("resourcecontrol", "deny")
-            .to_option("-sandbox")
+            .into_option("-sandbox")
     }
 }
 

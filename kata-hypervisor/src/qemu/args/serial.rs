@@ -24,6 +24,9 @@ mod tests {
 
     #[test]
     fn it_names_its_chardev() {
-        assert_eq!(words(&Serial { chardev: "console" }), "-serial chardev:console");
+        assert_eq!(
+            words(&Serial { chardev: "console" }),
+            "-serial chardev:console"
+        );
     }
 }

@@ -18,7 +18,7 @@ impl Argument for VhostUserVsock {
     fn to_args(&self) -> Vec<OsString> {
         Options::new(&self.bus.device("vhost-user-vsock"))
             .set("chardev", &self.chardev)
-            .to_option("-device")
+            .into_option("-device")
     }
 }
 
@@ -29,8 +29,14 @@ mod tests {
 
     #[test]
     fn it_is_spelled_for_each_bus() {
-        let mut vsock = VhostUserVsock { bus: Bus::Mmio, chardev: "vsock".into() };
-        assert_eq!(words(&vsock), "-device vhost-user-vsock-device,chardev=vsock");
+        let mut vsock = VhostUserVsock {
+            bus: Bus::Mmio,
+            chardev: "vsock".into(),
+        };
+        assert_eq!(
+            words(&vsock),
+            "-device vhost-user-vsock-device,chardev=vsock"
+        );
         vsock.bus = Bus::Pci;
         assert_eq!(words(&vsock), "-device vhost-user-vsock-pci,chardev=vsock");
     }

@@ -43,7 +43,9 @@ pub(crate) struct Qmp {
 
 impl std::fmt::Debug for Qmp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Qmp").field("state", &*self.state.borrow()).finish_non_exhaustive()
+        f.debug_struct("Qmp")
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,12 +93,20 @@ impl Qmp {
     pub(crate) async fn negotiate(&self, within: Duration) -> Result<Arc<Value>, QmpError> {
         let mut state = self.state.clone();
         let greeted = async {
-            match state.wait_for(|state| state.greeting.is_some() || state.closed).await {
-                Ok(state) => state.greeting.clone().ok_or_else(|| QmpError::Closed(state.why.clone())),
+            match state
+                .wait_for(|state| state.greeting.is_some() || state.closed)
+                .await
+            {
+                Ok(state) => state
+                    .greeting
+                    .clone()
+                    .ok_or_else(|| QmpError::Closed(state.why.clone())),
                 Err(_) => Err(QmpError::Closed(None)),
             }
         };
-        let greeting = timeout(within, greeted).await.map_err(|_| QmpError::Timeout(within))??;
+        let greeting = timeout(within, greeted)
+            .await
+            .map_err(|_| QmpError::Timeout(within))??;
         self.execute("qmp_capabilities", None, within).await?;
         Ok(greeting)
     }
@@ -109,7 +119,10 @@ impl Qmp {
         within: Duration,
     ) -> Result<Value, QmpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let _forget = Forget { shared: &self.shared, id };
+        let _forget = Forget {
+            shared: &self.shared,
+            id,
+        };
         let (reply, answered) = oneshot::channel();
         self.shared.pending().insert(id, reply);
         if self.state.borrow().closed {
@@ -125,7 +138,9 @@ impl Qmp {
                 Err(_) => Err(self.closed_error()),
             }
         };
-        timeout(within, exchange).await.map_err(|_| QmpError::Timeout(within))?
+        timeout(within, exchange)
+            .await
+            .map_err(|_| QmpError::Timeout(within))?
     }
 
     /// What events have said about the machine's end.
@@ -196,7 +211,10 @@ async fn read_messages(
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(error.to_string()),
         }
-        while let Some(line) = lines.next().map_err(|_| "it sent an endless line".to_owned())? {
+        while let Some(line) = lines
+            .next()
+            .map_err(|_| "it sent an endless line".to_owned())?
+        {
             if line.is_empty() {
                 continue;
             }

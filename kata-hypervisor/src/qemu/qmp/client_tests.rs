@@ -9,7 +9,10 @@ struct Peer(BufReader<DuplexStream>);
 
 impl Peer {
     async fn send(&mut self, line: &str) {
-        self.0.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+        self.0
+            .write_all(format!("{line}\r\n").as_bytes())
+            .await
+            .unwrap();
     }
 
     async fn command(&mut self) -> Value {
@@ -28,10 +31,12 @@ fn pair() -> (Qmp, Peer) {
 async fn negotiation_waits_for_the_greeting() {
     let (qmp, mut peer) = pair();
     let serve = async {
-        peer.send(r#"{"QMP": {"version": {}, "capabilities": []}}"#).await;
+        peer.send(r#"{"QMP": {"version": {}, "capabilities": []}}"#)
+            .await;
         let command = peer.command().await;
         assert_eq!(command["execute"], "qmp_capabilities");
-        peer.send(&format!(r#"{{"return": {{}}, "id": {}}}"#, command["id"])).await;
+        peer.send(&format!(r#"{{"return": {{}}, "id": {}}}"#, command["id"]))
+            .await;
     };
     let (result, ()) = tokio::join!(qmp.negotiate(SOON), serve);
     result.unwrap();
@@ -44,12 +49,18 @@ async fn answers_find_their_commands_in_any_order() {
         let first = peer.command().await;
         let second = peer.command().await;
         for command in [second, first] {
-            let line = format!(r#"{{"return": {}, "id": {}}}"#, command["execute"], command["id"]);
+            let line = format!(
+                r#"{{"return": {}, "id": {}}}"#,
+                command["execute"], command["id"]
+            );
             peer.send(&line).await;
         }
     };
-    let (a, b, ()) =
-        tokio::join!(qmp.execute("a", None, SOON), qmp.execute("b", None, SOON), serve);
+    let (a, b, ()) = tokio::join!(
+        qmp.execute("a", None, SOON),
+        qmp.execute("b", None, SOON),
+        serve
+    );
     assert_eq!((a.unwrap(), b.unwrap()), ("a".into(), "b".into()));
 }
 
@@ -58,7 +69,10 @@ async fn a_refusal_carries_the_reason() {
     let (qmp, mut peer) = pair();
     let serve = async {
         let id = peer.command().await["id"].clone();
-        peer.send(&format!(r#"{{"error": {{"class": "X", "desc": "why not"}}, "id": {id}}}"#)).await;
+        peer.send(&format!(
+            r#"{{"error": {{"class": "X", "desc": "why not"}}, "id": {id}}}"#
+        ))
+        .await;
     };
     let (result, ()) = tokio::join!(qmp.execute("stop", None, SOON), serve);
     assert_eq!(result.unwrap_err().to_string(), "why not");
@@ -67,11 +81,19 @@ async fn a_refusal_carries_the_reason() {
 #[tokio::test]
 async fn events_between_replies_are_kept() {
     let (qmp, mut peer) = pair();
-    peer.send(r#"{"event": "GUEST_PANICKED", "data": {"action": "pause"}}"#).await;
-    peer.send(r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-panic"}}"#).await;
+    peer.send(r#"{"event": "GUEST_PANICKED", "data": {"action": "pause"}}"#)
+        .await;
+    peer.send(r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-panic"}}"#)
+        .await;
     drop(peer);
     qmp.closed().await;
-    assert_eq!(qmp.seen(), Seen { panicked: true, shutdown: Some(Shutdown::Panic) });
+    assert_eq!(
+        qmp.seen(),
+        Seen {
+            panicked: true,
+            shutdown: Some(Shutdown::Panic)
+        }
+    );
 }
 
 #[tokio::test]
@@ -94,8 +116,14 @@ async fn a_closed_connection_fails_what_waits_and_what_comes() {
     };
     let (result, ()) = tokio::join!(qmp.execute("stop", None, SOON), serve);
     assert!(matches!(result, Err(QmpError::Closed(None))));
-    assert!(matches!(qmp.execute("cont", None, SOON).await, Err(QmpError::Closed(None))));
-    assert!(matches!(qmp.negotiate(SOON).await, Err(QmpError::Closed(None))));
+    assert!(matches!(
+        qmp.execute("cont", None, SOON).await,
+        Err(QmpError::Closed(None))
+    ));
+    assert!(matches!(
+        qmp.negotiate(SOON).await,
+        Err(QmpError::Closed(None))
+    ));
 }
 
 #[tokio::test]
@@ -105,9 +133,11 @@ async fn silence_ends_at_the_deadline_and_a_late_answer_is_ignored() {
     assert!(matches!(late, Err(QmpError::Timeout(_))));
     let serve = async {
         let stop = peer.command().await;
-        peer.send(&format!(r#"{{"return": {{}}, "id": {}}}"#, stop["id"])).await;
+        peer.send(&format!(r#"{{"return": {{}}, "id": {}}}"#, stop["id"]))
+            .await;
         let cont = peer.command().await;
-        peer.send(&format!(r#"{{"return": 5, "id": {}}}"#, cont["id"])).await;
+        peer.send(&format!(r#"{{"return": 5, "id": {}}}"#, cont["id"]))
+            .await;
     };
     let (result, ()) = tokio::join!(qmp.execute("cont", None, SOON), serve);
     assert_eq!(result.unwrap(), 5);

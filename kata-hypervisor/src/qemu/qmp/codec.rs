@@ -63,12 +63,20 @@ pub(super) fn parse(line: &[u8]) -> Result<Message, Malformed> {
         return Ok(Message::Event(Event::new(&name, &line.data)));
     }
     if let Some(refusal) = line.error {
-        return Ok(Message::Reply { id: line.id, result: Err(refusal.desc) });
+        return Ok(Message::Reply {
+            id: line.id,
+            result: Err(refusal.desc),
+        });
     }
     if let Some(value) = line.returned {
-        return Ok(Message::Reply { id: line.id, result: Ok(value) });
+        return Ok(Message::Reply {
+            id: line.id,
+            result: Ok(value),
+        });
     }
-    line.greeting.map(Message::Greeting).ok_or(Malformed::Unknown)
+    line.greeting
+        .map(Message::Greeting)
+        .ok_or(Malformed::Unknown)
 }
 
 /// A command as a line.
@@ -102,9 +110,16 @@ impl Lines {
 
     /// Takes the next whole line, without its end.
     pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
-        let Some(end) = self.pending[self.searched..].iter().position(|&byte| byte == b'\n') else {
+        let Some(end) = self.pending[self.searched..]
+            .iter()
+            .position(|&byte| byte == b'\n')
+        else {
             self.searched = self.pending.len();
-            return if self.pending.len() > LONGEST_LINE { Err(TooLong) } else { Ok(None) };
+            return if self.pending.len() > LONGEST_LINE {
+                Err(TooLong)
+            } else {
+                Ok(None)
+            };
         };
         let end = self.searched + end;
         if end > LONGEST_LINE {
@@ -125,16 +140,28 @@ mod tests {
 
     #[test]
     fn a_greeting_a_reply_a_refusal_and_an_event_are_told_apart() {
-        assert!(matches!(parse(br#"{"QMP":{"version":{}}}"#).unwrap(), Message::Greeting(_)));
+        assert!(matches!(
+            parse(br#"{"QMP":{"version":{}}}"#).unwrap(),
+            Message::Greeting(_)
+        ));
         assert_eq!(
             parse(br#"{"return":{},"id":3}"#).unwrap(),
-            Message::Reply { id: Some(3), result: Ok(serde_json::json!({})) }
+            Message::Reply {
+                id: Some(3),
+                result: Ok(serde_json::json!({}))
+            }
         );
         assert_eq!(
             parse(br#"{"error":{"class":"GenericError","desc":"no"},"id":4}"#).unwrap(),
-            Message::Reply { id: Some(4), result: Err("no".into()) }
+            Message::Reply {
+                id: Some(4),
+                result: Err("no".into())
+            }
         );
-        assert!(matches!(parse(br#"{"event":"STOP"}"#).unwrap(), Message::Event(_)));
+        assert!(matches!(
+            parse(br#"{"event":"STOP"}"#).unwrap(),
+            Message::Event(_)
+        ));
     }
 
     #[test]

@@ -77,7 +77,10 @@ mod tests {
     fn the_first_reason_stands() {
         let mut seen = Seen::default();
         for reason in ["host-signal", "guest-reset", "guest-shutdown"] {
-            seen.note(Event::new("SHUTDOWN", &json!({"guest": true, "reason": reason})));
+            seen.note(Event::new(
+                "SHUTDOWN",
+                &json!({"guest": true, "reason": reason}),
+            ));
         }
         assert_eq!(seen.shutdown, Some(Shutdown::Reset));
     }
@@ -87,6 +90,12 @@ mod tests {
         let mut seen = Seen::default();
         seen.note(Event::new("GUEST_PANICKED", &json!({"action": "poweroff"})));
         seen.note(Event::new("RESUME", &Value::Null));
-        assert_eq!(seen, Seen { panicked: true, shutdown: None });
+        assert_eq!(
+            seen,
+            Seen {
+                panicked: true,
+                shutdown: None
+            }
+        );
     }
 }

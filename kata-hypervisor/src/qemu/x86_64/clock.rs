@@ -1,5 +1,8 @@
 //! The rate of the time stamp counter.
-#![expect(unsafe_code, reason = "the time stamp counter is read by an instruction")]
+#![expect(
+    unsafe_code,
+    reason = "the time stamp counter is read by an instruction"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +25,18 @@ impl Clocks {
             // SAFETY: every x86_64 processor has this instruction, and Linux
             // lets programs use it unless they ask it not to.
             let counter = unsafe { core::arch::x86_64::_rdtsc() };
-            (before.elapsed(), Self { counter, at: before })
+            (
+                before.elapsed(),
+                Self {
+                    counter,
+                    at: before,
+                },
+            )
         };
-        let (_, best) = (0..3).map(attempt).min_by_key(|(took, _)| *took).expect("three attempts");
+        let (_, best) = (0..3)
+            .map(attempt)
+            .min_by_key(|(took, _)| *took)
+            .expect("three attempts");
         best
     }
 

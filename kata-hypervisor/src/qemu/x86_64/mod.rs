@@ -3,12 +3,12 @@
 mod clock;
 mod ring0;
 
+use crate::config::MachineSize;
+use crate::probe::Acceleration;
 use crate::qemu::MachineChoice;
 use crate::qemu::args::{Bus, Machine, Pvpanic};
 use crate::qemu::boot::Format;
 use crate::qemu::plan::Words;
-use crate::config::MachineSize;
-use crate::probe::Acceleration;
 
 pub(in crate::qemu) use clock::Clocks;
 pub(in crate::qemu) use ring0::run_in_ring_0;

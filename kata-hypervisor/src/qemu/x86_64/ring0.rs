@@ -38,13 +38,16 @@ const LARGE_PAGE: u64 = 0x83;
 pub(in crate::qemu) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
     let memory = Memory::new().map_err(|errno| format!("no memory for a test: {errno}"))?;
     fill(&memory);
-    let vm = kvm.create_vm().map_err(|error| format!("no machine can be made: {error}"))?;
+    let vm = kvm
+        .create_vm()
+        .map_err(|error| format!("no machine can be made: {error}"))?;
     // SAFETY: `memory` is mapped until it drops, which is after `vm`, for it
     // was made before.
     unsafe { vm.set_user_memory_region(memory.region()) }
         .map_err(|error| format!("no memory can be given to a machine: {error}"))?;
-    let mut vcpu =
-        vm.create_vcpu(0).map_err(|error| format!("no processor can be made: {error}"))?;
+    let mut vcpu = vm
+        .create_vcpu(0)
+        .map_err(|error| format!("no processor can be made: {error}"))?;
     enter_long_mode(kvm, &vcpu)
         .map_err(|error| format!("a processor cannot be set up: {error}"))?;
     match vcpu.run() {
@@ -55,7 +58,10 @@ pub(in crate::qemu) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
 }
 
 fn fill(memory: &Memory) {
-    memory.write(GDT + u64::from(CODE_SELECTOR), &CODE_DESCRIPTOR.to_le_bytes());
+    memory.write(
+        GDT + u64::from(CODE_SELECTOR),
+        &CODE_DESCRIPTOR.to_le_bytes(),
+    );
     memory.write(IDT + 3 * 16, &gate(HANDLER));
     let [top, middle, bottom] = PAGE_MAPS;
     memory.write(top, &(middle | TABLE).to_le_bytes());
@@ -132,7 +138,11 @@ impl Memory {
         // SAFETY: the range was just checked to be inside the mapping, and no
         // processor runs yet.
         unsafe {
-            core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.cast::<u8>().add(at), bytes.len());
+            core::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.0.cast::<u8>().add(at),
+                bytes.len(),
+            );
         }
     }
 

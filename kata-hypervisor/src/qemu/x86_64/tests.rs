@@ -3,13 +3,24 @@ use crate::config::{KernelCommandLine, MemorySize};
 
 fn size(vcpus: u32, max_vcpus: u32) -> MachineSize {
     let memory = MemorySize::mib(64);
-    MachineSize { vcpus, max_vcpus, memory, max_memory: memory }
+    MachineSize {
+        vcpus,
+        max_vcpus,
+        memory,
+        max_memory: memory,
+    }
 }
 
 fn line(machine: Machine, acceleration: Acceleration, vcpus: u32, given: &str) -> String {
     let given: KernelCommandLine = given.split_whitespace().collect();
     let mut words = Words::new(&given);
-    command_line(&mut words, machine, acceleration, &size(vcpus, vcpus), Some(2_600_000));
+    command_line(
+        &mut words,
+        machine,
+        acceleration,
+        &size(vcpus, vcpus),
+        Some(2_600_000),
+    );
     words.into_line()
 }
 
@@ -39,11 +50,22 @@ fn several_processors_keep_their_own_timers() {
 
 #[test]
 fn under_kvm_the_kernel_knows_best() {
-    assert_eq!(line(Machine::Q35, Acceleration::Kvm, 1, "quiet"), "console=ttyS0 quiet");
+    assert_eq!(
+        line(Machine::Q35, Acceleration::Kvm, 1, "quiet"),
+        "console=ttyS0 quiet"
+    );
 }
 
 #[test]
 fn what_the_caller_says_stands() {
-    let line = line(Machine::Microvm, Acceleration::Emulation, 1, "console=hvc0 tsc=unstable");
-    assert!(!line.contains("ttyS0") && !line.contains("reliable"), "{line}");
+    let line = line(
+        Machine::Microvm,
+        Acceleration::Emulation,
+        1,
+        "console=hvc0 tsc=unstable",
+    );
+    assert!(
+        !line.contains("ttyS0") && !line.contains("reliable"),
+        "{line}"
+    );
 }
