@@ -17,6 +17,10 @@ impl Network for None {
         "none"
     }
 
+    fn leaves_nothing(&self) -> bool {
+        true
+    }
+
     async fn setup(&self, _sandbox: &str) -> Result<Lease> {
         Ok(Lease::new())
     }
@@ -34,6 +38,7 @@ mod tests {
     async fn no_network_leases_nothing_and_takes_nothing_back() {
         let network: Box<dyn Network> = Box::new(None);
         assert_eq!(network.name(), "none");
+        assert!(network.leaves_nothing());
         assert!(network.setup("s").await.unwrap().is_empty());
         network.teardown("s").await.unwrap();
         network.teardown("s").await.unwrap();

@@ -34,6 +34,12 @@ pub trait Network: std::fmt::Debug + Send + Sync + 'static {
     /// The network's name, for journals, plans and errors.
     fn name(&self) -> &str;
 
+    /// Whether set-ups never make anything on the host, so that there is
+    /// nothing to note in a journal and nothing to tear down.
+    fn leaves_nothing(&self) -> bool {
+        false
+    }
+
     /// Makes what the sandbox needs. On an error, or when the future is
     /// dropped, [`Network::teardown`] is called for whatever was made.
     ///

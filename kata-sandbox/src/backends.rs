@@ -1,0 +1,231 @@
+//! The hypervisors of a runtime, and which of them to take.
+
+use std::sync::Arc;
+
+use kata_hypervisor::{Acceleration, Error as VmError, Finding, Hypervisor, Probe};
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+
+use crate::error::{Context, ErrorKind, Result};
+
+/// The hypervisors, in the order in which they were added.
+#[derive(Debug, Default)]
+pub(crate) struct Backends(Vec<Backend>);
+
+#[derive(Clone, Debug)]
+struct Backend {
+    hypervisor: Arc<dyn Hypervisor>,
+    /// Asked once: it takes its time, and hosts do not change.
+    probe: Arc<OnceCell<Probe>>,
+}
+
+impl Backend {
+    async fn probe(&self) -> &Probe {
+        self.probe.get_or_init(|| self.hypervisor.probe()).await
+    }
+}
+
+impl Backends {
+    pub(crate) fn add(&mut self, hypervisor: impl Hypervisor) {
+        let backend = Backend {
+            hypervisor: Arc::new(hypervisor),
+            probe: Arc::default(),
+        };
+        self.0.push(backend);
+    }
+
+    /// Those that are built in and run on most hosts, where none was added.
+    pub(crate) fn or_default(mut self) -> Self {
+        #[cfg(feature = "qemu")]
+        if self.0.is_empty() {
+            self.add(kata_hypervisor::qemu::Qemu::default());
+        }
+        self
+    }
+
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.0
+            .iter()
+            .map(|backend| backend.hypervisor.name())
+            .collect()
+    }
+
+    /// Checks that there is one to take, without asking it anything.
+    pub(crate) fn check(&self, wanted: Option<&str>, context: &Context) -> Result<()> {
+        let names = self.names();
+        if names.is_empty() {
+            let error = context.invalid("there is no hypervisor");
+            return Err(error.with_remedy("add one to the runtime, or enable the feature qemu"));
+        }
+        match wanted {
+            Some(name) if !names.contains(&name) => {
+                let reason = format!("there is no hypervisor {name:?}, only {}", names.join(", "));
+                Err(context.invalid(reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What each finds on this host.
+    pub(crate) async fn probe(&self) -> Vec<(&'static str, Probe)> {
+        let mut asked = JoinSet::new();
+        for (index, backend) in self.0.iter().cloned().enumerate() {
+            asked.spawn(async move { (index, backend.probe().await.clone()) });
+        }
+        let mut found = asked.join_all().await;
+        found.sort_by_key(|(index, _)| *index);
+        found
+            .into_iter()
+            .map(|(index, probe)| (self.0[index].hypervisor.name(), probe))
+            .collect()
+    }
+
+    /// The one of that name, or else the best that works here.
+    pub(crate) async fn choose(
+        &self,
+        wanted: Option<&str>,
+        context: &Context,
+    ) -> Result<Arc<dyn Hypervisor>> {
+        self.check(wanted, context)?;
+        if let Some(name) = wanted {
+            let named = self
+                .0
+                .iter()
+                .find(|backend| backend.hypervisor.name() == name);
+            return Ok(Arc::clone(&named.expect("checked above").hypervisor));
+        }
+        if let [only] = &self.0[..] {
+            return Ok(Arc::clone(&only.hypervisor)); // it finds out for itself
+        }
+        let found = self.probe().await;
+        let best = found
+            .iter()
+            .zip(&self.0)
+            .filter(|((_, probe), _)| probe.is_usable())
+            .min_by_key(|((_, probe), _)| rank(probe));
+        match best {
+            Some((_, backend)) => Ok(Arc::clone(&backend.hypervisor)),
+            None => Err(none_usable(&found, context)),
+        }
+    }
+}
+
+fn rank(probe: &Probe) -> u8 {
+    match probe.acceleration {
+        Some(Acceleration::Kvm) => 0,
+        Some(Acceleration::Emulation) => 2,
+        _ => 1,
+    }
+}
+
+fn none_usable(found: &[(&'static str, Probe)], context: &Context) -> crate::Error {
+    let findings: Vec<Finding> = found
+        .iter()
+        .flat_map(|(name, probe)| {
+            probe.findings.iter().map(move |finding| Finding {
+                what: format!("{name}: {}", finding.what),
+                ..finding.clone()
+            })
+        })
+        .collect();
+    let source = VmError::NotCapable {
+        backend: "every hypervisor",
+        findings,
+    };
+    context
+        .error(
+            ErrorKind::HostNotCapable,
+            "no hypervisor works on this host",
+        )
+        .caused_by(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use kata_hypervisor::{Severity, Vm, VmConfig, async_trait};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fake(&'static str, Option<Acceleration>);
+
+    #[async_trait]
+    impl Hypervisor for Fake {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        async fn probe(&self) -> Probe {
+            let mut probe = Probe::default();
+            probe.acceleration = self.1;
+            if self.1.is_none() {
+                probe.find(Severity::Blocker, "no such device", Some("buy one"));
+            }
+            probe
+        }
+
+        async fn create(&self, _: VmConfig) -> kata_hypervisor::Result<Box<dyn Vm>> {
+            Err(VmError::Unsupported {
+                backend: self.0,
+                operation: "creating",
+            })
+        }
+    }
+
+    fn backends(list: impl IntoIterator<Item = Fake>) -> Backends {
+        let mut backends = Backends::default();
+        list.into_iter().for_each(|fake| backends.add(fake));
+        backends
+    }
+
+    async fn chosen(backends: &Backends, wanted: Option<&str>) -> Result<&'static str> {
+        let context = Context::new("start sandbox", "s");
+        backends
+            .choose(wanted, &context)
+            .await
+            .map(|chosen| chosen.name())
+    }
+
+    #[tokio::test]
+    async fn the_best_that_works_is_taken_and_the_first_of_equals() {
+        let backends = backends([
+            Fake("broken", None),
+            Fake("slow", Some(Acceleration::Emulation)),
+            Fake("fast", Some(Acceleration::Kvm)),
+            Fake("fast-too", Some(Acceleration::Kvm)),
+        ]);
+        assert_eq!(chosen(&backends, None).await.unwrap(), "fast");
+        assert_eq!(chosen(&backends, Some("slow")).await.unwrap(), "slow");
+        let error = chosen(&backends, Some("none")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(
+            error.to_string().contains("only broken, slow, fast"),
+            "{error}"
+        );
+        let probes = backends.probe().await;
+        assert_eq!(
+            probes.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            backends.names()
+        );
+    }
+
+    #[tokio::test]
+    async fn where_none_works_each_says_why() {
+        let error = chosen(&backends([Fake("a", None), Fake("b", None)]), None)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostNotCapable);
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("a: no such device (buy one); b: no such device"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_runtime_without_any_says_so() {
+        let error = chosen(&backends([]), None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.remedy().is_some());
+    }
+}

@@ -1,0 +1,196 @@
+//! From a blueprint to a running sandbox.
+//!
+//! ```text
+//!   journal ─┬─ network ───────┐
+//!            ├─ guest image ───┼─▶ run ─▶ agent announces itself ─▶ CreateSandbox
+//!            └─ create machine ┘                                    interfaces …
+//! ```
+
+use std::sync::Arc;
+
+use kata_devices::fs::SharedTree;
+use kata_hypervisor::{Io, StopMode, Vm};
+use kata_network::Lease;
+use kata_protocol::ttrpc::Client;
+
+use super::agent::Agent;
+use super::blueprint::Blueprint;
+use super::connect::{self, Announcement};
+use super::guest_setup;
+use super::site::{Site, open_journal};
+use super::{Engine, Parts};
+use crate::error::{Context, ErrorKind, Result};
+use crate::image::{Boot, VerifyError};
+use crate::runtime::Shared;
+use crate::timeline::Recorder;
+
+/// Boots a sandbox. Dropped at any moment, or failing, it leaves nothing.
+pub(crate) async fn boot(
+    shared: &Arc<Shared>,
+    blueprint: Blueprint,
+    boot: Boot,
+) -> Result<Arc<Engine>> {
+    let context = Context::new("start sandbox", &*blueprint.id);
+    let recorder = Recorder::new();
+    let reservation = shared.registry.reserve(&blueprint.id).ok_or_else(|| {
+        context.error(
+            ErrorKind::AlreadyExists,
+            "this runtime has a sandbox of that id",
+        )
+    })?;
+    let mut site = Site::new(&blueprint.id, reservation);
+    let deadline = blueprint.boot_timeout;
+    let attempt = Attempt {
+        shared,
+        blueprint: &blueprint,
+        boot: &boot,
+        recorder: &recorder,
+    };
+    let outcome = tokio::time::timeout(deadline, attempt.run(&mut site, &context)).await;
+    let error = match outcome {
+        Ok(Ok(ready)) => return Ok(attempt.finish(site, ready)),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let reason = format!("it was not ready within {} ms", deadline.as_millis());
+            let error = context.error(ErrorKind::Timeout, reason);
+            match recorder.interrupted() {
+                Some(phase) => error.during(phase),
+                None => error,
+            }
+        }
+    };
+    let error = match recorder.interrupted() {
+        Some(phase) => error.during(phase),
+        None => error,
+    };
+    let tail = site.vm().map(|vm| vm.console_tail()).unwrap_or_default();
+    let (_, failures) = site.clear(StopMode::Kill).await;
+    for failure in failures {
+        log::warn!(sandbox_id = blueprint.id.as_str(), error:% = failure; "left behind");
+    }
+    Err(error.with_console(|| tail))
+}
+
+struct Attempt<'a> {
+    shared: &'a Arc<Shared>,
+    blueprint: &'a Blueprint,
+    boot: &'a Boot,
+    recorder: &'a Recorder,
+}
+
+/// A machine whose agent is ready.
+struct Ready {
+    vm: Arc<dyn Vm>,
+    agent: Agent,
+    tree: SharedTree,
+}
+
+impl Attempt<'_> {
+    async fn run(&self, site: &mut Site, context: &Context) -> Result<Ready> {
+        let blueprint = self.blueprint;
+        let hypervisor = {
+            let _phase = self.recorder.begin("choose hypervisor");
+            self.shared
+                .backends
+                .choose(blueprint.hypervisor.as_deref(), context)
+                .await?
+        };
+        let run_dir = {
+            let _phase = self.recorder.begin("journal");
+            let state = &self.shared.state;
+            let dir = open_journal(state, &blueprint.network, &blueprint.id, context).await?;
+            let run_dir = dir.run_dir();
+            site.set_dir(dir);
+            run_dir
+        };
+        let announcement =
+            Announcement::expect_at(&Blueprint::announcement_socket(&run_dir), context)?;
+        let tree = SharedTree::new()
+            .map_err(|e| context.share("cannot make the tree of shared directories", e))?;
+        let config = blueprint.machine(self.boot, run_dir, &tree);
+
+        let (network_place, vm_place) = site.places();
+        let network = async {
+            let _phase = self.recorder.begin("network");
+            let lease = network_place.set_up(&blueprint.network).await;
+            lease.map_err(|error| context.network(error))
+        };
+        let image = async {
+            let _phase = self.recorder.begin("verify guest image");
+            self.shared
+                .images
+                .verify(self.boot)
+                .await
+                .map_err(|error| match error {
+                    VerifyError::Manifest(error) => context.image(error),
+                    VerifyError::Task(error) => context.join(error),
+                })
+        };
+        let create = async {
+            let _phase = self.recorder.begin("create machine");
+            let vm = hypervisor
+                .create(config)
+                .await
+                .map_err(|error| context.vm(error))?;
+            Ok(Arc::clone(vm_place.insert(Arc::from(vm))))
+        };
+        let (lease, (), vm) = tokio::try_join!(network, image, create)?;
+        refuse_endpoints(&lease, hypervisor.name(), context)?;
+
+        {
+            let _phase = self.recorder.begin("start machine");
+            vm.start().await.map_err(|error| context.vm(error))?;
+        }
+        let agent = tokio::select! {
+            agent = self.reach_agent(&*vm, announcement, &lease, context) => agent?,
+            error = connect::ended(&*vm, context) => return Err(error),
+        };
+        Ok(Ready { vm, agent, tree })
+    }
+
+    async fn reach_agent(
+        &self,
+        vm: &dyn Vm,
+        announcement: Announcement,
+        lease: &Lease,
+        context: &Context,
+    ) -> Result<Agent> {
+        let stream: Box<dyn Io> = {
+            let _phase = self.recorder.begin("guest boot");
+            announcement
+                .connection(vm, self.boot.announces, context)
+                .await?
+        };
+        let _phase = self.recorder.begin("set up guest");
+        let agent = Agent::new(Client::new(stream), self.blueprint.call_timeout);
+        guest_setup::run(&agent, self.blueprint, lease)
+            .await
+            .map_err(|e| context.call(e))?;
+        Ok(agent)
+    }
+
+    fn finish(&self, site: Site, ready: Ready) -> Arc<Engine> {
+        let timeline = self.recorder.finish(&ready.vm.phases());
+        Engine::new(Parts {
+            blueprint: self.blueprint.clone(),
+            vm: ready.vm,
+            agent: ready.agent,
+            tree: ready.tree,
+            announces: self.boot.announces,
+            site,
+            timeline,
+            events: self.shared.events.clone(),
+        })
+    }
+}
+
+/// Interfaces need devices that [`kata_hypervisor::VmConfig`] has no place for.
+fn refuse_endpoints(lease: &Lease, backend: &str, context: &Context) -> Result<()> {
+    if lease.endpoints.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("{backend} does not support network devices");
+    Err(context
+        .error(ErrorKind::Unsupported, reason)
+        .during("network"))
+}

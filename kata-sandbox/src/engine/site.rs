@@ -1,0 +1,209 @@
+//! What a sandbox has on the host, and how it is taken away.
+
+use std::sync::Arc;
+
+use kata_hypervisor::{StopMode, Vm, VmExit};
+use kata_network::{Lease, Network};
+use tokio::runtime::Handle;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::journal::{JournalError, Record, SandboxDir};
+use crate::registry::Reservation;
+
+/// The host resources of one sandbox, made top to bottom and taken away bottom
+/// to top. Dropping it is the last resort; [`Site::clear`] is the proper way.
+#[derive(Debug)]
+pub(crate) struct Site {
+    id: String,
+    reservation: Option<Reservation>,
+    dir: Option<SandboxDir>,
+    network: Option<NetworkSetup>,
+    vm: Option<Arc<dyn Vm>>,
+    /// To tear the network down when nobody is left to wait for it.
+    runtime: Handle,
+}
+
+/// A network that was, or may have been, set up for the sandbox.
+#[derive(Debug)]
+struct NetworkSetup(Arc<dyn Network>);
+
+impl Site {
+    pub(crate) fn new(id: &str, reservation: Reservation) -> Self {
+        Self {
+            id: id.to_owned(),
+            reservation: Some(reservation),
+            dir: None,
+            network: None,
+            vm: None,
+            runtime: Handle::current(),
+        }
+    }
+
+    pub(crate) fn set_dir(&mut self, dir: SandboxDir) {
+        self.dir = Some(dir);
+    }
+
+    /// The places that network and machine are to be noted in, side by side.
+    pub(crate) fn places(&mut self) -> (NetworkPlace<'_>, &mut Option<Arc<dyn Vm>>) {
+        let place = NetworkPlace {
+            id: &self.id,
+            setup: &mut self.network,
+        };
+        (place, &mut self.vm)
+    }
+
+    pub(crate) fn vm(&self) -> Option<&Arc<dyn Vm>> {
+        self.vm.as_ref()
+    }
+
+    /// Ends the machine and takes everything away, past what fails.
+    pub(crate) async fn clear(&mut self, how: StopMode) -> (Option<VmExit>, Vec<Error>) {
+        let context = Context::new("clean up sandbox", &*self.id);
+        let mut failures = Vec::new();
+        let mut exit = None;
+        if let Some(vm) = &self.vm {
+            match vm.stop(how).await {
+                Ok(how) => exit = Some(how),
+                Err(error) => failures.push(context.vm(error)),
+            }
+            self.vm = None;
+        }
+        if let Some(NetworkSetup(network)) = &self.network {
+            let torn_down = network.teardown(&self.id).await;
+            self.network = None;
+            if let Err(error) = torn_down {
+                failures.push(context.network(error));
+                // Its record says what to tear down: a later start tries again.
+                if let Some(dir) = self.dir.take() {
+                    dir.leave();
+                }
+            }
+        }
+        if let Some(dir) = self.dir.take()
+            && let Err(error) = dir.remove()
+        {
+            failures.push(journal_error(&context, error));
+        }
+        (exit, failures)
+    }
+
+    /// Lets others have the id.
+    pub(crate) fn free_id(&mut self) {
+        self.reservation = None;
+    }
+}
+
+/// Where a network's set-up is noted.
+pub(crate) struct NetworkPlace<'a> {
+    id: &'a str,
+    setup: &'a mut Option<NetworkSetup>,
+}
+
+impl NetworkPlace<'_> {
+    /// Sets the network up. Noted before it begins: a set-up that is given up
+    /// half-way is torn down too.
+    pub(crate) async fn set_up(self, network: &Arc<dyn Network>) -> kata_network::Result<Lease> {
+        if !network.leaves_nothing() {
+            *self.setup = Some(NetworkSetup(Arc::clone(network)));
+        }
+        let lease = network.setup(self.id).await?;
+        if lease.is_empty() {
+            *self.setup = None;
+        }
+        Ok(lease)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.vm = None; // kills it
+        let Some(NetworkSetup(network)) = self.network.take() else {
+            return;
+        };
+        // From here on the directory says what to tear down, in case that the
+        // runtime is shutting down and the task never ends.
+        let (id, dir, reservation) = (self.id.clone(), self.dir.take(), self.reservation.take());
+        let left = Left(dir);
+        self.runtime.spawn(async move {
+            match network.teardown(&id).await {
+                Ok(()) => left.remove(),
+                Err(error) => {
+                    log::warn!(sandbox_id = id.as_str(), error:%; "network left behind");
+                }
+            }
+            drop(reservation);
+        });
+    }
+}
+
+/// A directory that stays unless it is removed: the reverse of [`SandboxDir`].
+struct Left(Option<SandboxDir>);
+
+impl Left {
+    fn remove(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(dir) = self.0.take() {
+            dir.leave();
+        }
+    }
+}
+
+/// Notes on disk that the sandbox is about to be made, and tears down what a
+/// dead process left of one with that id.
+pub(crate) async fn open_journal(
+    state: &crate::journal::StateDir,
+    network: &Arc<dyn Network>,
+    id: &str,
+    context: &Context,
+) -> Result<SandboxDir> {
+    let to_tear_down = (!network.leaves_nothing()).then(|| network.name());
+    let (state, record) = (state.clone(), Record::new(id, to_tear_down));
+    let claimed = tokio::task::spawn_blocking(move || state.claim(&record)).await;
+    let (dir, stale) = claimed
+        .map_err(|e| context.join(e))?
+        .map_err(|e| journal_error(context, e))?;
+    let Some(name) = stale.and_then(|record| record.network) else {
+        return Ok(dir);
+    };
+    if name == network.name() {
+        network
+            .teardown(id)
+            .await
+            .map_err(|error| context.network(error))?;
+    } else {
+        log::warn!(sandbox_id = id, network = name.as_str(); "a dead process's network is not known");
+    }
+    Ok(dir)
+}
+
+pub(crate) fn journal_error(context: &Context, error: JournalError) -> Error {
+    match error {
+        JournalError::InUse { owner, .. } => {
+            let by = owner.map_or_else(String::new, |pid| format!(" by process {pid}"));
+            context.error(
+                ErrorKind::AlreadyExists,
+                format!("its state directory is in use{by}"),
+            )
+        }
+        JournalError::Io {
+            operation,
+            path,
+            source,
+        } => {
+            let full = source.kind() == std::io::ErrorKind::StorageFull;
+            let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+            let error = context.io(format!("cannot {operation} {}", path.display()), source);
+            match (full, denied) {
+                (true, _) => error.with_remedy("free space in the state directory"),
+                (_, true) => error.with_remedy("give this user a state directory of its own"),
+                _ => error,
+            }
+        }
+    }
+    .during("journal")
+}

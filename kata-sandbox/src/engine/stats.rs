@@ -1,0 +1,56 @@
+//! What a sandbox and its containers use.
+
+use kata_protocol::agent::{GetMetricsRequest, StatsContainerRequest};
+
+use super::{ContainerRecord, Engine};
+use crate::error::{ErrorKind, Result};
+use crate::stats::{ContainerStats, GuestMemory, SandboxStats};
+
+impl Engine {
+    pub(crate) async fn container_stats(&self, record: &ContainerRecord) -> Result<ContainerStats> {
+        let context = self.container_context("take stats of container", record.id());
+        let request = StatsContainerRequest {
+            container_id: record.id().to_owned(),
+        };
+        let call = self
+            .agent
+            .calls()
+            .stats_container(&request, self.agent.deadline());
+        Ok(ContainerStats::new(&self.call(&context, call).await?))
+    }
+
+    pub(crate) async fn stats(&self) -> Result<SandboxStats> {
+        let context = self.context("take stats of sandbox");
+        self.require_running(&context)?;
+        let vm = async { self.vm.usage().await.map_err(|error| context.vm(error)) };
+        let (vm, guest) = tokio::try_join!(vm, self.guest_memory())?;
+        let mut containers = Vec::new();
+        for record in self.containers.all() {
+            match self.container_stats(&record).await {
+                Ok(stats) => containers.push((record.id().to_owned(), stats)),
+                // Deleted meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(SandboxStats {
+            vm,
+            guest,
+            containers,
+        })
+    }
+
+    /// What the guest's kernel says; an agent that does not tell is no failure.
+    async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
+        let context = self.context("take stats of sandbox");
+        let call = self
+            .agent
+            .calls()
+            .get_metrics(&GetMetricsRequest {}, self.agent.deadline());
+        match self.call(&context, call).await {
+            Ok(metrics) => Ok(GuestMemory::parse(&metrics.metrics)),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

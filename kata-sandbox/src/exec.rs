@@ -1,0 +1,234 @@
+//! Executing a further process in a container.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::runtime as oci;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::engine::{ContainerRecord, Keeper};
+use crate::error::{ErrorKind, Result};
+use crate::exit::{Exit, Signal};
+use crate::process::Process;
+use crate::spec::{self, GuestUser};
+use crate::stdio::StdioMode;
+
+/// How much of each output [`Exec::output`] keeps when nothing else is said.
+const OUTPUT_LIMIT: usize = 1 << 20;
+
+/// Describes a further process in a container.
+///
+/// ```no_run
+/// # async fn run(container: &kata_sandbox::Container) -> kata_sandbox::Result<()> {
+/// let listing = container
+///     .exec("/bin/ls")
+///     .args(["-l", "/data"])
+///     .timeout(std::time::Duration::from_secs(5))
+///     .output()
+///     .await?;
+/// println!("{}: {}", listing.exit, String::from_utf8_lossy(&listing.stdout));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a process begins with `spawn` or `output`"]
+pub struct Exec {
+    keeper: Arc<Keeper>,
+    record: Arc<ContainerRecord>,
+    process: oci::Process,
+    user: Option<GuestUser>,
+    stdio: StdioMode,
+    timeout: Option<Duration>,
+    output_limit: usize,
+}
+
+/// What a process wrote, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// What it wrote to its standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to its standard error.
+    pub stderr: Vec<u8>,
+    /// Whether it wrote more than was kept.
+    pub truncated: bool,
+}
+
+impl Exec {
+    pub(crate) fn new(keeper: Arc<Keeper>, record: Arc<ContainerRecord>, program: String) -> Self {
+        let mut process = record.process().clone();
+        process.set_args(Some(vec![program]));
+        Self {
+            keeper,
+            record,
+            process,
+            user: None,
+            stdio: StdioMode::Null,
+            timeout: None,
+            output_limit: OUTPUT_LIMIT,
+        }
+    }
+
+    /// Arguments of the program, after those before.
+    pub fn args<I, S>(mut self, args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        spec::add_args(&mut self.process, args);
+        self
+    }
+
+    /// Sets an environment variable, on top of the container's.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        spec::set_env(&mut self.process, name, value);
+        self
+    }
+
+    /// The working directory, absolute, in the container.
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.process.set_cwd(directory.into());
+        self
+    }
+
+    /// Who runs it: `user` or `user:group`, each a number or a name from the
+    /// container's files.
+    pub fn user(mut self, user: &str) -> Self {
+        let user = GuestUser::parse(user);
+        user.apply(&mut self.process);
+        self.user = Some(user);
+        self
+    }
+
+    /// The capabilities that it has, instead of the container's.
+    pub fn capabilities(mut self, set: impl IntoIterator<Item = oci::Capability>) -> Self {
+        spec::set_capabilities(&mut self.process, set);
+        self
+    }
+
+    /// Keeps it from gaining privileges, as through setuid programs.
+    pub fn no_new_privileges(mut self) -> Self {
+        self.process.set_no_new_privileges(Some(true));
+        self
+    }
+
+    /// Changes the OCI process itself, for all that has no method here.
+    pub fn edit_oci(mut self, edit: impl FnOnce(&mut oci::Process)) -> Self {
+        edit(&mut self.process);
+        self
+    }
+
+    /// What becomes of its standard streams; by default, nothing.
+    /// [`Exec::output`] collects them, whatever is said here.
+    pub fn stdio(mut self, mode: StdioMode) -> Self {
+        self.stdio = mode;
+        self
+    }
+
+    /// How long [`Exec::output`] may take; then the process is killed.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// How many bytes of each output [`Exec::output`] keeps; by default 1 MiB.
+    pub fn output_limit(mut self, bytes: usize) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
+    /// Starts it. Dropping the future before it is through kills what may have
+    /// been started.
+    ///
+    /// # Errors
+    /// `InvalidState` when the container does not run, and what the agent says,
+    /// such as that there is no such program.
+    pub async fn spawn(self) -> Result<Process> {
+        let Self {
+            keeper,
+            record,
+            process,
+            user,
+            stdio,
+            ..
+        } = self;
+        let (process, streams) = keeper.engine().exec(&record, process, user, stdio).await?;
+        Ok(Process::new(keeper, record, process, streams))
+    }
+
+    /// Runs it to its end, with nothing to read, and collects what it writes.
+    /// It has ended when both its outputs are closed: a process that it leaves
+    /// behind keeps them open.
+    ///
+    /// # Errors
+    /// As [`Exec::spawn`], and `Timeout`.
+    pub async fn output(mut self) -> Result<Output> {
+        self.stdio = StdioMode::Piped;
+        let (limit, timeout) = (self.output_limit, self.timeout);
+        let context = self
+            .keeper
+            .engine()
+            .container_context("execute in container", self.record.id());
+        let process = self.spawn().await?;
+        let control = process.control();
+        let collecting = collect(process, limit);
+        let Some(timeout) = timeout else {
+            return collecting.await;
+        };
+        match tokio::time::timeout(timeout, collecting).await {
+            Ok(output) => output,
+            Err(_) => {
+                let reason = format!("it was still running after {} ms", timeout.as_millis());
+                let error = context.error(ErrorKind::Timeout, reason);
+                match control.kill(Signal::KILL).await {
+                    Ok(()) => Err(error.with_remedy("it was killed")),
+                    Err(failed) => Err(error.caused_by(failed)),
+                }
+            }
+        }
+    }
+}
+
+async fn collect(mut process: Process, limit: usize) -> Result<Output> {
+    drop(process.take_stdin());
+    let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
+    let ((stdout, more_out), (stderr, more_err), exit) =
+        tokio::join!(read(stdout, limit), read(stderr, limit), process.wait());
+    Ok(Output {
+        exit: exit?,
+        stdout,
+        stderr,
+        truncated: more_out || more_err,
+    })
+}
+
+/// Reads to the end, keeps what is allowed, and says whether there was more. A
+/// stream that fails has ended with its guest: the exit status tells.
+async fn read(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> (Vec<u8>, bool) {
+    let Some(mut stream) = stream else {
+        return (Vec::new(), false);
+    };
+    let mut kept = Vec::new();
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+    let read = (&mut stream).take(limit).read_to_end(&mut kept).await;
+    if read.is_err() {
+        return (kept, true);
+    }
+    let rest = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    (kept, !matches!(rest, Ok(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_kept_up_to_its_limit_and_read_to_its_end() {
+        assert_eq!(read(Some(&b"abcd"[..]), 4).await, (b"abcd".to_vec(), false));
+        assert_eq!(read(Some(&b"abcde"[..]), 4).await, (b"abcd".to_vec(), true));
+        assert_eq!(read(None::<&[u8]>, 4).await, (vec![], false));
+    }
+}

@@ -1,0 +1,135 @@
+//! What a start will make.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use kata_hypervisor::{KernelCommandLine, MachineSize, MemorySize};
+
+use crate::engine::Blueprint;
+use crate::image::Boot;
+use crate::runtime::Shared;
+
+/// What a virtual machine monitor needs beside the guest's memory, about.
+const MONITOR: MemorySize = MemorySize::mib(40);
+/// What a sandbox needs in this program, about.
+const ENGINE: MemorySize = MemorySize::mib(8);
+/// Bytes of guest memory that one byte of the host's page tables maps.
+const PER_PAGE_TABLE_BYTE: u64 = 512;
+
+/// Exactly what [`SandboxBuilder::start`](crate::SandboxBuilder::start) will
+/// make. Prints for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Id of the sandbox.
+    pub sandbox: String,
+    /// The hypervisor; several when the best of them will be taken.
+    pub hypervisors: Vec<&'static str>,
+    /// Processors and memory.
+    pub size: MachineSize,
+    /// What people call the guest image.
+    pub image: String,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// The guest's initramfs.
+    pub initramfs: Option<PathBuf>,
+    /// The kernel's command line; the hypervisor adds what its machine needs.
+    pub command_line: KernelCommandLine,
+    /// The machine's devices.
+    pub devices: Vec<String>,
+    /// What will be on the host while the sandbox runs, and not afterwards.
+    pub host_changes: Vec<String>,
+    /// Memory on the host beside the guest's own: an estimate.
+    pub overhead: MemorySize,
+}
+
+impl Plan {
+    pub(crate) fn new(shared: &Shared, blueprint: &Blueprint, boot: &Boot) -> Self {
+        let run_dir = shared.state.run_dir(&blueprint.id);
+        let tree = kata_devices::fs::SharedTree::default();
+        let machine = blueprint.machine(boot, run_dir.clone(), &tree);
+        let named = |name: &&str| blueprint.hypervisor.as_deref().is_none_or(|it| it == *name);
+        let page_tables = blueprint.size.max_memory.as_bytes() / PER_PAGE_TABLE_BYTE;
+        Self {
+            sandbox: blueprint.id.clone(),
+            hypervisors: shared.backends.names().into_iter().filter(named).collect(),
+            size: blueprint.size,
+            image: boot.name.clone(),
+            kernel: boot.kernel.clone(),
+            initramfs: boot.initramfs.clone(),
+            command_line: machine.command_line,
+            devices: devices(&machine.devices),
+            host_changes: host_changes(shared, blueprint),
+            overhead: MemorySize::bytes(MONITOR.as_bytes() + ENGINE.as_bytes() + page_tables),
+        }
+    }
+}
+
+fn devices(devices: &kata_hypervisor::Devices) -> Vec<String> {
+    let vsock = devices.vsock.iter().map(|vsock| {
+        format!(
+            "vsock, context id {}, on {}",
+            vsock.guest_cid,
+            vsock.socket.display()
+        )
+    });
+    let filesystems = devices
+        .filesystems
+        .iter()
+        .map(|fs| format!("shared file system {:?}", fs.tag));
+    let rng = devices.rng.then(|| "entropy".to_owned());
+    vsock.chain(filesystems).chain(rng).collect()
+}
+
+fn host_changes(shared: &Shared, blueprint: &Blueprint) -> Vec<String> {
+    let run_dir = shared.state.run_dir(&blueprint.id);
+    let journal = run_dir.parent().unwrap_or(&run_dir).display().to_string();
+    let announcement = Blueprint::announcement_socket(&run_dir);
+    let mut changes = vec![
+        format!("directory {journal}, for this user alone"),
+        format!(
+            "socket {}, until the agent has announced itself",
+            announcement.display()
+        ),
+        "virtual machine monitor, ended with this process".to_owned(),
+        "threads of this process for the vsock device and the shared file system".to_owned(),
+    ];
+    if !blueprint.network.leaves_nothing() {
+        changes.push(format!(
+            "what the network {:?} sets up",
+            blueprint.network.name()
+        ));
+    }
+    changes
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MachineSize {
+            vcpus,
+            max_vcpus,
+            memory,
+            max_memory,
+        } = self.size;
+        writeln!(f, "sandbox       {}", self.sandbox)?;
+        writeln!(f, "hypervisor    {}", self.hypervisors.join(" or "))?;
+        writeln!(f, "processors    {vcpus}, at most {max_vcpus}")?;
+        writeln!(f, "memory        {memory}, at most {max_memory}")?;
+        writeln!(f, "guest image   {}", self.image)?;
+        writeln!(f, "kernel        {}", self.kernel.display())?;
+        if let Some(initramfs) = &self.initramfs {
+            writeln!(f, "initramfs     {}", initramfs.display())?;
+        }
+        writeln!(f, "command line  {}", self.command_line)?;
+        list(f, "devices", &self.devices)?;
+        list(f, "on the host", &self.host_changes)?;
+        write!(f, "overhead      about {} MiB", self.overhead.as_mib())
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, title: &str, items: &[String]) -> fmt::Result {
+    items.iter().enumerate().try_for_each(|(index, item)| {
+        let title = if index == 0 { title } else { "" };
+        writeln!(f, "{title:13} {item}")
+    })
+}
