@@ -2,6 +2,9 @@
 # shellcheck disable=SC2034 # the variables are for those who source this
 # What the scripts beside this file share. Sourced, not run.
 
+# A failure inside $(…) is a failure.
+shopt -s inherit_errexit
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
 
