@@ -1,0 +1,124 @@
+//! Further processes in a container.
+//!
+//! One clone and no other process: the agent clones itself into the container's
+//! control group and pid namespace; the copy enters the rest of the namespaces
+//! with a single setns(2) and becomes the program. Everything that can be made
+//! ready is ready before the copy.
+
+use std::rc::Rc;
+
+use kata_protocol::agent::{ExecProcessRequest, StartedProcess};
+use kata_protocol::ttrpc::{Code, Status};
+use rustix::thread::move_into_thread_name_spaces;
+
+use super::blueprint::Task;
+use super::container::{Container, Process};
+use super::first_process::{become_program, hide_from_containers, join_stdio};
+use super::{Containers, check_id};
+use crate::process::{
+    Context as _, Copy, CopyControl, clone_self, control_pair, detach_from_agent, refuse,
+};
+use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
+
+impl Containers {
+    /// Runs a further process in a running container.
+    ///
+    /// # Errors
+    /// When the id is taken, the container does not run, or the program cannot
+    /// be run: `NOT_FOUND` if there is none, `PERMISSION_DENIED` if it is no
+    /// program for that user.
+    pub(crate) async fn exec(
+        self: &Rc<Self>,
+        request: ExecProcessRequest,
+    ) -> Result<StartedProcess, Status> {
+        let container = self.find(&request.container_id)?;
+        check_id(&request.exec_id)?;
+        container.must_run()?;
+        let process = request
+            .process
+            .as_ref()
+            .ok_or_else(|| refuse("the request has no process"))?;
+        let names = request.string_user.as_ref();
+        let mut task = Task::new(process, names, &container.blueprint.linux)?;
+        let ports = Ports {
+            stdin: request.stdin_port,
+            stdout: request.stdout_port,
+            stderr: request.stderr_port,
+        };
+        let size = process.console_size.as_ref();
+        let terminal = process.terminal.then(|| WindowSize::from(size));
+        let streams = Plan::new(&self.config.streams, ports, terminal).await?;
+        let (child_ends, agent_ends) = streams.open(self.config.pipe_size)?;
+
+        // From here to the insertion nothing waits: no two can have one id.
+        vacant(&container, &request.exec_id)?;
+        let (control, copy_control) = control_pair()?;
+        let mut keep = child_ends.keep();
+        keep.push(std::os::fd::AsRawFd::as_raw_fd(
+            &container.init.child.pidfd(),
+        ));
+        keep.push(std::os::fd::AsRawFd::as_raw_fd(&copy_control));
+        let copy = Copy {
+            namespaces: 0,
+            cgroup: Some(container.cgroup.fd()),
+            keep,
+        };
+        let oom_kills = container.cgroup.oom_kills();
+        let child = self.own.within_pid_of(container.init.child.pidfd(), || {
+            clone_self(&copy, || {
+                copy_control.failed(&run(&container, &mut task, &child_ends, &copy_control));
+                127
+            })
+            .context(|| "make a process")
+        })?;
+        drop((child_ends, copy_control));
+        let pid = child.pid().as_raw_nonzero().get().unsigned_abs();
+        let master = match control.executed().await {
+            Ok(master) => master,
+            Err(status) => {
+                child.wait().await;
+                return Err(status);
+            }
+        };
+        let process = Process::new(child, agent_ends.connect(master)?, oom_kills);
+        container.follow(&process);
+        container
+            .execs
+            .borrow_mut()
+            .insert(request.exec_id, process);
+        Ok(StartedProcess { pid })
+    }
+}
+
+/// That no process has the id, or one whose status was collected.
+fn vacant(container: &Container, exec_id: &str) -> Result<(), Status> {
+    match container.execs.borrow().get(exec_id) {
+        Some(process) if !process.collected.get() => {
+            let id = &container.blueprint.id;
+            let message = format!("container {id:?} has a process {exec_id:?} already");
+            Err(Status::new(Code::AlreadyExists, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// In the copy: joins the container and becomes the program.
+fn run(container: &Container, task: &mut Task, ends: &ChildEnds, control: &CopyControl) -> Status {
+    let join = |task: &Task| {
+        hide_from_containers()?;
+        detach_from_agent().context(|| "leave the agent's session")?;
+        // Through the agent's /proc, before the container's is all there is.
+        std::fs::write("/proc/self/oom_score_adj", task.oom_score.to_string())
+            .context(|| format!("set the OOM score to {}", task.oom_score))?;
+        move_into_thread_name_spaces(container.init.child.pidfd(), container.namespaces)
+            .context(|| "join the container's namespaces")?;
+        rustix::process::umask(rustix::fs::Mode::from(0o022));
+        let account = task.user.resolve()?;
+        join_stdio(ends, &account, control, false)?;
+        Ok(account)
+    };
+    match join(task) {
+        Ok(account) => become_program(task, &account, container.blueprint.filter.as_ref(), control),
+        Err(status) => status,
+    }
+}

@@ -1,0 +1,219 @@
+//! The mounts of a container, made in its new mount namespace.
+
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+
+use kata_protocol::agent::Mount;
+use kata_protocol::ttrpc::Status;
+use rustix::fs::{AtFlags, CWD, FileType, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use super::id_map;
+use super::inside::{Kind, Root};
+use super::mount_api::{self, Attributes, RDONLY};
+use super::mount_options::Options;
+use crate::process::{Context as _, refuse};
+
+/// A mount, and the user namespace that maps its ids if they are mapped. That
+/// is made by the agent: to a copy in a new pid namespace, /proc is foreign.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    mount: Mount,
+    ids: Option<OwnedFd>,
+}
+
+impl Mapped {
+    /// # Errors
+    /// When the mappings are wrong.
+    pub(super) fn new(mount: Mount) -> Result<Self, Status> {
+        let (uids, gids) = (&mount.uid_mappings, &mount.gid_mappings);
+        let mapped = !uids.is_empty() || !gids.is_empty();
+        let ids = mapped.then(|| id_map::namespace(uids, gids)).transpose()?;
+        Ok(Self { mount, ids })
+    }
+
+    /// The descriptor that must be kept until it is mounted.
+    pub(super) fn keep(&self) -> Option<RawFd> {
+        self.ids.as_ref().map(|fd| fd.as_raw_fd())
+    }
+
+    /// Where it is mounted.
+    pub(super) fn destination(&self) -> &str {
+        &self.mount.destination
+    }
+
+    /// What it shows, if it is a bind mount.
+    pub(super) fn bind_source(&self) -> Option<&str> {
+        let bind = |option: &String| option == "bind" || option == "rbind";
+        let is_bind = self.mount.r#type == "bind" || self.mount.options.iter().any(bind);
+        is_bind.then_some(&self.mount.source)
+    }
+
+    /// Whether it is to be read-only.
+    pub(super) fn is_read_only(&self) -> bool {
+        Options::parse(&self.mount.options).is_ok_and(|options| options.is_read_only())
+    }
+}
+
+/// Mounts one after the other.
+pub(super) fn mount_all(root: &Root, mounts: &[Mapped]) -> Result<(), Status> {
+    for mapped in mounts {
+        let mount = &mapped.mount;
+        let what = || format!("mount {} on {}", mount.source, mount.destination);
+        one(root, mapped).map_err(|status| {
+            Status::new(status.code(), format!("{}: {}", what(), status.message))
+        })?;
+    }
+    Ok(())
+}
+
+fn one(root: &Root, mapped: &Mapped) -> Result<(), Status> {
+    let mount = &mapped.mount;
+    let options = Options::parse(&mount.options)?;
+    let destination = Path::new(&mount.destination);
+    if !destination.is_absolute() || destination == Path::new("/") {
+        return Err(refuse("the destination is not a path below /"));
+    }
+    if options.bind.is_some() || mount.r#type == "bind" {
+        bind(root, mapped, &options)?;
+    } else {
+        file_system(root, mount, &options)?;
+    }
+    for flags in &options.propagation {
+        let mounted = root
+            .open(destination, OFlags::PATH)
+            .context(|| "find it again")?;
+        rustix::mount::mount_change(name(&mounted), *flags).context(|| "set its propagation")?;
+    }
+    Ok(())
+}
+
+fn bind(root: &Root, mapped: &Mapped, options: &Options) -> Result<(), Status> {
+    let mount = &mapped.mount;
+    let below = options.bind == Some(true);
+    let source = clone_tree(Path::new(&mount.source), below)
+        .context(|| format!("the source {}", mount.source))?;
+    if !options.attributes.is_empty() {
+        mount_api::set_attributes(&source, options.attributes, false)
+            .context(|| "apply its options")?;
+    }
+    if !options.recursive.is_empty() {
+        mount_api::set_attributes(&source, options.recursive, true)
+            .context(|| "apply its recursive options")?;
+    }
+    match (&mapped.ids, options.map_ids) {
+        (Some(ids), wanted) => {
+            mount_api::map_ids(&source, ids, wanted.unwrap_or(below)).context(|| "map its ids")?
+        }
+        (None, Some(_)) => {
+            return Err(refuse("idmap without mappings of its own is not supported"));
+        }
+        (None, None) => {}
+    }
+    let target = root.open_or_make(Path::new(&mount.destination), kind(&source)?)?;
+    attach(&source, &target).context(|| "attach it")
+}
+
+fn file_system(root: &Root, mount: &Mount, options: &Options) -> Result<(), Status> {
+    let destination = Path::new(&mount.destination);
+    let target = root.open_or_make(destination, Kind::Directory)?;
+    let kind = match mount.r#type.as_str() {
+        // The guest has cgroup v2 only.
+        "cgroup" => "cgroup2",
+        "" => return Err(refuse("it has neither a type nor the option bind")),
+        kind => kind,
+    };
+    // Nodes are still to be made in /dev; it becomes read-only with the root.
+    let mut flags = options.flags();
+    flags.set(
+        MountFlags::RDONLY,
+        options.is_read_only() && destination != Path::new("/dev"),
+    );
+    let source = if mount.source.is_empty() {
+        kind
+    } else {
+        &mount.source
+    };
+    let data = if kind == "cgroup2" { "" } else { &options.data };
+    match mount_file_system(source, &target, kind, flags, data) {
+        // In a user namespace that does not own the network namespace: what
+        // the guest has, unless the container has it whole.
+        Err(Errno::PERM) if kind == "sysfs" => {
+            let source = clone_tree(Path::new("/sys"), true).context(|| "find /sys")?;
+            let attributes = Attributes {
+                set: options.attributes.set,
+                clear: 0,
+            };
+            mount_api::set_attributes(&source, attributes, true).context(|| "apply its options")?;
+            attach(&source, &target).context(|| "attach /sys")
+        }
+        Err(Errno::NODEV) => {
+            Err(Errno::NODEV).context(|| format!("the guest's kernel has no file system {kind}"))
+        }
+        result => result.context(|| "mount it"),
+    }
+}
+
+fn mount_file_system(
+    source: &str,
+    target: &OwnedFd,
+    kind: &str,
+    flags: MountFlags,
+    data: &str,
+) -> Result<(), Errno> {
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(source, name(target), kind, flags, data.as_c_str())
+}
+
+/// A mount that shows `path`, attached nowhere yet.
+pub(super) fn clone_tree(path: &Path, below: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, below);
+    open_tree(CWD, path, flags)
+}
+
+/// A mount that shows what is open, attached nowhere yet.
+pub(super) fn clone_open(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(fd, "", flags)
+}
+
+/// Attaches a mount on what is open.
+pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+/// What a mount point for this must be.
+pub(super) fn kind(fd: impl AsFd) -> Result<Kind, Status> {
+    let status =
+        rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH).context(|| "look at the source")?;
+    let directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
+    Ok(if directory {
+        Kind::Directory
+    } else {
+        Kind::File
+    })
+}
+
+/// Makes what is mounted on `path` read-only.
+pub(super) fn make_read_only(mount: impl AsFd) -> Result<(), Status> {
+    mount_api::set_attributes(
+        mount,
+        Attributes {
+            set: RDONLY,
+            clear: 0,
+        },
+        false,
+    )
+    .context(|| "make a mount read-only")
+}
+
+/// A path to what is open, for calls that take no descriptor. It leads through
+/// the agent's own `/proc`, which the container does not have yet.
+fn name(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

@@ -1,0 +1,57 @@
+//! Paths that a container must not see, or not change.
+
+use std::path::Path;
+
+use kata_protocol::ttrpc::Status;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use std::os::fd::AsRawFd as _;
+
+use super::inside::{Kind, Root};
+use super::mount_api::{Attributes, RDONLY, set_attributes};
+use super::mounts::{attach, clone_open, clone_tree, kind};
+use crate::process::Context as _;
+
+/// Covers what is there: files by `/dev/null`, directories by an empty one.
+pub(super) fn mask(root: &Root, paths: &[String]) -> Result<(), Status> {
+    for path in paths {
+        let what = || format!("hide {path}");
+        let target = match root.open(Path::new(path), OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            target => target.context(what)?,
+        };
+        if kind(&target)? == Kind::Directory {
+            let name = format!("/proc/self/fd/{}", target.as_raw_fd());
+            rustix::mount::mount("tmpfs", name, "tmpfs", MountFlags::RDONLY, c"size=0k")
+                .context(what)?;
+        } else {
+            let null = clone_tree(Path::new("/dev/null"), false).context(what)?;
+            attach(&null, &target).context(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes what is there read-only, with all that is mounted below.
+pub(super) fn make_read_only(root: &Root, paths: &[String]) -> Result<(), Status> {
+    for path in paths {
+        let what = || format!("make {path} read-only");
+        let target = match root.open(Path::new(path), OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            target => target.context(what)?,
+        };
+        let cover = clone_open(&target).context(what)?;
+        set_attributes(
+            &cover,
+            Attributes {
+                set: RDONLY,
+                clear: 0,
+            },
+            true,
+        )
+        .context(what)?;
+        attach(&cover, &target).context(what)?;
+    }
+    Ok(())
+}

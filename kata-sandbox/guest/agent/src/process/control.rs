@@ -1,0 +1,301 @@
+//! The socket between the agent and a copy of it.
+//!
+//! Packets, each a kind and a payload; a terminal's descriptor travels along
+//! with its packet. Both ends close on exec, so the end of the stream tells the
+//! agent that the copy has become its program (or is gone). The copy may run in
+//! a container, so the agent trusts no packet: lengths are bounded, kinds
+//! checked.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use kata_protocol::ttrpc::Status;
+use prost::Message as _;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::events::awaitable;
+use super::failure::Context as _;
+
+/// The longest payload of a packet.
+const PAYLOAD: usize = 16 * 1024;
+
+/// What one side tells the other.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Go on with the next step.
+    Go,
+    /// The step is done.
+    Ready,
+    /// The master of the process's terminal.
+    Terminal(OwnedFd),
+    /// A part of the result.
+    Output(Vec<u8>),
+    /// It cannot be done; the sender ends.
+    Failed(Status),
+}
+
+const GO: u8 = 1;
+const READY: u8 = 2;
+const TERMINAL: u8 = 3;
+const OUTPUT: u8 = 4;
+const FAILED: u8 = 5;
+
+/// The agent's end.
+#[derive(Debug)]
+pub(crate) struct Control(AsyncFd<OwnedFd>);
+
+/// The copy's end, which blocks.
+#[derive(Debug)]
+pub(crate) struct CopyControl(OwnedFd);
+
+/// Makes both ends.
+///
+/// # Errors
+/// When there are too many descriptors.
+pub(crate) fn control_pair() -> Result<(Control, CopyControl), Status> {
+    let make = || -> io::Result<_> {
+        let (near, far) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::io::ioctl_fionbio(&near, true)?;
+        Ok((
+            Control(awaitable(near, Interest::READABLE)?),
+            CopyControl(far),
+        ))
+    };
+    make().context(|| "make a control socket")
+}
+
+impl Control {
+    /// What the copy says next; `None` once its end is closed.
+    ///
+    /// # Errors
+    /// When the copy sends what is no message.
+    pub(crate) async fn receive(&self) -> Result<Option<Message>, Status> {
+        let message = self.0.async_io(Interest::READABLE, |fd| receive(fd)).await;
+        message.context(|| "hear from a process being set up")
+    }
+
+    /// Lets the copy go on. The packet is tiny and the copy waits for it.
+    ///
+    /// # Errors
+    /// When the copy is gone.
+    pub(crate) fn go(&self) -> Result<(), Status> {
+        rustix::io::write(self.0.get_ref(), &[GO])
+            .context(|| "let a process being set up go on")?;
+        Ok(())
+    }
+
+    /// Waits until the copy says [`Message::Ready`]; returns the terminal it
+    /// may send before.
+    ///
+    /// # Errors
+    /// The copy's own failure, or that it died.
+    pub(crate) async fn ready(&self) -> Result<Option<OwnedFd>, Status> {
+        let mut terminal = None;
+        loop {
+            match self.receive().await? {
+                Some(Message::Ready) => return Ok(terminal),
+                Some(Message::Terminal(master)) => terminal = Some(master),
+                Some(Message::Failed(status)) => return Err(status),
+                Some(Message::Go | Message::Output(_)) => return Err(babble()),
+                None => return Err(died("while it was set up")),
+            }
+        }
+    }
+
+    /// Waits until the copy has become its program; returns the terminal it
+    /// may send before.
+    ///
+    /// # Errors
+    /// The copy's own failure.
+    pub(crate) async fn executed(&self) -> Result<Option<OwnedFd>, Status> {
+        let mut terminal = None;
+        loop {
+            match self.receive().await? {
+                None => return Ok(terminal),
+                Some(Message::Terminal(master)) => terminal = Some(master),
+                Some(Message::Failed(status)) => return Err(status),
+                Some(_) => return Err(babble()),
+            }
+        }
+    }
+}
+
+fn died(when: &str) -> Status {
+    Status::new(
+        kata_protocol::ttrpc::Code::Aborted,
+        format!("the process died {when}"),
+    )
+}
+
+fn babble() -> Status {
+    Status::new(
+        kata_protocol::ttrpc::Code::Internal,
+        "a process being set up spoke out of turn",
+    )
+}
+
+impl AsRawFd for CopyControl {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl CopyControl {
+    /// Waits for the agent's [`Message::Go`].
+    ///
+    /// # Errors
+    /// When the agent has given this copy up.
+    pub(crate) fn wait_for_go(&self) -> Result<(), Status> {
+        match receive(&self.0).context(|| "wait for the agent")? {
+            Some(Message::Go) => Ok(()),
+            _ => Err(died("because the agent gave it up")),
+        }
+    }
+
+    /// Says that the step is done.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub(crate) fn ready(&self) -> Result<(), Status> {
+        self.write(&[READY])
+    }
+
+    /// Hands the terminal's master over.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub(crate) fn terminal(&self, master: &OwnedFd) -> Result<(), Status> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [master.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(
+            &self.0,
+            &[IoSlice::new(&[TERMINAL])],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .context(|| "hand over the terminal")?;
+        Ok(())
+    }
+
+    /// Sends a result of any length.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub(crate) fn output(&self, data: &[u8]) -> Result<(), Status> {
+        data.chunks(PAYLOAD)
+            .try_for_each(|part| self.packet(OUTPUT, part))
+    }
+
+    /// Reports a failure. If even that fails, the agent sees the end.
+    pub(crate) fn failed(&self, status: &Status) {
+        let mut status = status.clone();
+        let mut end = status.message.len().min(PAYLOAD - 64);
+        while !status.message.is_char_boundary(end) {
+            end -= 1;
+        }
+        status.message.truncate(end);
+        drop(self.packet(FAILED, &status.encode_to_vec()));
+    }
+
+    fn packet(&self, kind: u8, payload: &[u8]) -> Result<(), Status> {
+        let mut packet = Vec::with_capacity(payload.len() + 1);
+        packet.push(kind);
+        packet.extend_from_slice(payload);
+        self.write(&packet)
+    }
+
+    // write(2), which any seccomp filter lets through that the program can use.
+    fn write(&self, packet: &[u8]) -> Result<(), Status> {
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.0, packet))
+            .context(|| "report to the agent")?;
+        Ok(())
+    }
+}
+
+/// Receives a packet; `None` at the end of the stream.
+fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
+    let mut data = vec![0; PAYLOAD + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = rustix::io::retry_on_intr(|| {
+        let mut buffers = [IoSliceMut::new(&mut data)];
+        let received = recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        Ok(received.bytes)
+    });
+    let length = match length {
+        // The copy was killed with a packet of ours unread.
+        Err(rustix::io::Errno::CONNRESET) => 0,
+        length => length?,
+    };
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let Some((kind, payload)) = data[..length].split_first() else {
+        return Ok(None);
+    };
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed message");
+    Ok(Some(match (*kind, fd) {
+        (GO, _) => Message::Go,
+        (READY, _) => Message::Ready,
+        (TERMINAL, Some(master)) => Message::Terminal(master),
+        (OUTPUT, _) => Message::Output(payload.to_vec()),
+        (FAILED, _) => Message::Failed(Status::decode(payload).map_err(|_| malformed())?),
+        _ => return Err(malformed()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kata_protocol::ttrpc::Code;
+
+    #[tokio::test]
+    async fn a_failure_arrives_as_it_was_sent() {
+        let (near, far) = control_pair().unwrap();
+        far.failed(&Status::new(Code::NotFound, "exec: \"x\": no such file"));
+        let status = near.ready().await.unwrap_err();
+        assert_eq!(
+            status,
+            Status::new(Code::NotFound, "exec: \"x\": no such file")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_terminal_comes_before_ready() {
+        let (near, far) = control_pair().unwrap();
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        far.terminal(&reader).unwrap();
+        far.ready().unwrap();
+        assert!(near.ready().await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn closing_means_executed_after_setup_and_death_before() {
+        let (near, far) = control_pair().unwrap();
+        drop(far);
+        assert!(near.executed().await.unwrap().is_none());
+        assert_eq!(near.ready().await.unwrap_err().code(), Code::Aborted);
+    }
+
+    #[tokio::test]
+    async fn an_endless_failure_is_cut() {
+        let (near, far) = control_pair().unwrap();
+        far.failed(&Status::new(Code::Internal, "é".repeat(PAYLOAD)));
+        let message = near.ready().await.unwrap_err().message;
+        assert!(message.len() > PAYLOAD / 2 && message.chars().all(|c| c == 'é'));
+    }
+}

@@ -1,0 +1,37 @@
+//! Processes: copies of the agent that become something else.
+//!
+//! The agent has one thread, so a copy of it ([`clone_self`]) is a whole
+//! program: it may allocate, read files and block, and none of that delays the
+//! agent. It reports over a [`Control`] socket, and becomes the container's
+//! program by [`execute`]. There is no intermediate process and no thread.
+//!
+//! ```text
+//! agent ── clone_self ──> copy: set up, report "ready", wait for "go"
+//!   │  <── Control ───────┘         │
+//!   └─ reaper: SIGCHLD -> Exit      └─> apply identity, execve
+//! ```
+
+mod become_user;
+mod capability;
+mod clone;
+mod control;
+mod events;
+mod failure;
+mod in_child;
+mod orphans;
+mod program;
+mod reaper;
+mod schedule;
+mod user;
+
+pub(crate) use become_user::Privileges;
+pub(crate) use clone::{Copy, clone_self, detach_from_agent, unshare};
+pub(crate) use control::{Control, CopyControl, control_pair};
+pub(crate) use events::awaitable;
+pub(crate) use failure::{Context, refuse};
+pub(crate) use in_child::{Task, in_child};
+pub(crate) use orphans::wait_for_orphans;
+pub(crate) use program::Program;
+pub(crate) use reaper::{Child, Exit, watch};
+pub(crate) use schedule::Scheduling;
+pub(crate) use user::{Account, Wanted};
