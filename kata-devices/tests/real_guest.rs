@@ -1,4 +1,9 @@
 //! A real Linux guest uses the devices, as QEMU's vhost-user back ends.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a step that fails fails the test"
+)]
 
 #[path = "guest/mod.rs"]
 mod guest;

@@ -78,10 +78,4 @@ impl Device {
             log::warn!(tag = self.tag.as_str(), total; "fs: {what}");
         }
     }
-
-    /// How much of what the guest sent was wrong.
-    #[cfg(test)]
-    pub(super) fn malformed(&self) -> u64 {
-        self.malformed.total()
-    }
 }

@@ -322,7 +322,7 @@ fn copy_front(pieces: &[VolatileSlice<'_>], bytes: &mut [u8]) -> Option<()> {
 }
 
 /// Takes the first `count` bytes away, which are there.
-pub(super) fn split_front(pieces: &mut Vec<VolatileSlice<'_>>, mut count: usize) {
+fn split_front(pieces: &mut Vec<VolatileSlice<'_>>, mut count: usize) {
     let mut whole = 0;
     for piece in pieces.iter_mut() {
         if count < piece.len() {

@@ -123,12 +123,6 @@ impl Muxer {
         })
     }
 
-    /// How many streams there are.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// When [`expire`](Self::expire) has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.front().map(|(at, _)| *at)

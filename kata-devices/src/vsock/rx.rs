@@ -7,7 +7,7 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use super::device::{RxData, RxSink, gather, split_front, truncate};
+use super::device::{RxData, RxSink, gather, truncate};
 use super::packet::{HEADER_LEN, Header};
 use crate::queue::{GuestMemory, QueueError, VirtQueue};
 use crate::volatile_io::MAX_PIECES;
@@ -103,14 +103,11 @@ impl<'a, 'm> RxRing<'a, 'm> {
         let mut room = 0;
         while self.taken.len() < buffers && room < limit {
             let Some(buffer) = self.take() else { break };
-            let mut payload = buffer.pieces.clone();
-            split_front(&mut payload, HEADER_LEN);
-            if self.payload.len() + payload.len() > MAX_PIECES {
+            if !append_after_header(&buffer.pieces, &mut self.payload) {
                 self.spare.push(buffer.pieces);
                 self.queue.unpop(1);
                 break;
             }
-            self.payload.append(&mut payload);
             room += buffer.room;
             self.taken.push(buffer);
         }
@@ -160,6 +157,28 @@ impl<'a, 'm> RxRing<'a, 'm> {
             self.error = Some(error);
         }
     }
+}
+
+/// Appends what follows the header, unless that are too many pieces.
+fn append_after_header<'m>(
+    pieces: &[VolatileSlice<'m>],
+    payload: &mut Vec<VolatileSlice<'m>>,
+) -> bool {
+    let before = payload.len();
+    let mut header = HEADER_LEN;
+    for piece in pieces {
+        let skipped = header.min(piece.len());
+        header -= skipped;
+        if skipped == piece.len() {
+            continue;
+        }
+        if payload.len() == MAX_PIECES {
+            payload.truncate(before);
+            return false;
+        }
+        payload.push(piece.offset(skipped).expect("the piece is longer"));
+    }
+    true
 }
 
 impl RxSink for RxRing<'_, '_> {
