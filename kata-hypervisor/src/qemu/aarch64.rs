@@ -25,7 +25,7 @@ pub(super) const LONGEST_COMMAND_LINE: usize = 2047;
 pub(super) fn machine(
     _choice: MachineChoice,
     _size: &MachineSize,
-    _has_microvm: bool,
+    _microvm: bool,
     acceleration: Acceleration,
 ) -> Machine {
     Machine::Virt {

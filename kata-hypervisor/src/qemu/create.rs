@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::net::UnixStream;
 
 use super::backends::Backends;
+use super::boot::{KernelTraits, Known};
 use super::plan::{Connections, Plan};
 use super::qmp::{Qmp, QmpError};
 use super::vm::QemuVm;
@@ -27,8 +28,8 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     })?;
     timeline.ended("probe host", began);
     let checking = Instant::now();
-    validate::validate(&config)?;
-    let plan = Plan::new(&qemu.settings, facts, &config);
+    let (config, kernel) = check(config, Arc::clone(&qemu.kernels)).await?;
+    let plan = Plan::new(&qemu.settings, facts, kernel, &config);
     validate::command_line(plan.command_line())?;
     timeline.ended("check configuration", checking);
 
@@ -62,6 +63,20 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     }
     timeline.ended("qmp greeting", greeting);
     Ok(QemuVm::new(config, child, qmp, Arc::new(timeline)))
+}
+
+/// Validates on a thread that may block: it reads files.
+async fn check(config: VmConfig, known: Arc<Known>) -> Result<(VmConfig, KernelTraits)> {
+    let checked = tokio::task::spawn_blocking(move || {
+        let kernel = validate::validate(&config, &known)?;
+        Ok((config, kernel))
+    });
+    checked.await.unwrap_or_else(|error| {
+        Err(Error::Host {
+            operation: "check the configuration".to_owned(),
+            source: io::Error::other(error),
+        })
+    })
 }
 
 /// The two ends of a monitor's connection: ours, and the one QEMU inherits.

@@ -40,6 +40,7 @@ mod arch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -60,11 +61,12 @@ const NAME: &str = "qemu";
 #[non_exhaustive]
 pub enum MachineChoice {
     /// The quickest that does what is asked: `microvm` for a machine on x86_64
-    /// that does not grow, else what [`Full`](Self::Full) says.
+    /// that does not grow and whose kernel finds devices announced on its
+    /// command line (an uncompressed kernel tells), else what
+    /// [`Full`](Self::Full) says.
     #[default]
     Auto,
-    /// The one with PCI and ACPI: `q35` on x86_64, `virt` on aarch64. For
-    /// kernels without virtio-mmio.
+    /// The one with PCI and ACPI: `q35` on x86_64, `virt` on aarch64.
     Full,
 }
 
@@ -80,6 +82,8 @@ pub struct Qemu {
     settings: Settings,
     /// What was found out about the host, once it has been.
     facts: OnceCell<probe::Facts>,
+    /// What was found out about kernels.
+    kernels: Arc<boot::Known>,
 }
 
 /// What the embedder chose.

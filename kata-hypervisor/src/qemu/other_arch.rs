@@ -24,7 +24,7 @@ pub(super) const LONGEST_COMMAND_LINE: usize = 0;
 pub(super) fn machine(
     _choice: MachineChoice,
     _size: &MachineSize,
-    _has_microvm: bool,
+    _microvm: bool,
     _acceleration: Acceleration,
 ) -> Machine {
     Machine::Virt { kvm: false }

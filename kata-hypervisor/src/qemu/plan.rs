@@ -8,6 +8,7 @@ use super::args::{
     Accel, Argument, Backend, Bare, Chardev, Cpu, Kernel, Machine, MemfdBackend, Memory, Monitor,
     Name, Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
 };
+use super::boot::KernelTraits;
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
 use crate::config::{KernelCommandLine, VmConfig};
@@ -36,9 +37,15 @@ pub(super) struct Connections {
 
 impl Plan {
     /// Decides.
-    pub(super) fn new(settings: &Settings, facts: &Facts, config: &VmConfig) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        facts: &Facts,
+        kernel: KernelTraits,
+        config: &VmConfig,
+    ) -> Self {
+        let microvm = facts.has_microvm && kernel.finds_announced_devices;
         let choice: MachineChoice = settings.machine;
-        let machine = arch::machine(choice, &config.size, facts.has_microvm, facts.acceleration);
+        let machine = arch::machine(choice, &config.size, microvm, facts.acceleration);
         Self {
             machine,
             acceleration: facts.acceleration,

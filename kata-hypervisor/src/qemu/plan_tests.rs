@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Devices, MachineSize, MemorySize};
 use crate::probe::Probe;
+use crate::qemu::boot::Format;
 use std::time::Duration;
 
 fn facts() -> Facts {
@@ -11,6 +12,13 @@ fn facts() -> Facts {
         has_microvm: true,
         has_sandbox: true,
         tsc_khz: None,
+    }
+}
+
+fn kernel() -> KernelTraits {
+    KernelTraits {
+        format: Format::Elf,
+        finds_announced_devices: true,
     }
 }
 
@@ -42,7 +50,7 @@ fn connections() -> Connections {
 }
 
 fn args(facts: &Facts, config: &VmConfig, settings: &Settings) -> Vec<String> {
-    let plan = Plan::new(settings, facts, config);
+    let plan = Plan::new(settings, facts, kernel(), config);
     let args = plan.to_args(config, &connections());
     args.into_iter()
         .map(|arg| arg.into_string().unwrap())
@@ -86,12 +94,12 @@ fn extra_arguments_come_last() {
 fn a_panic_ends_the_machine_unless_the_caller_says_otherwise() {
     let mut config = config();
     assert!(
-        Plan::new(&Settings::default(), &facts(), &config)
+        Plan::new(&Settings::default(), &facts(), kernel(), &config)
             .command_line()
             .contains("panic=-1")
     );
     config.command_line.push("panic=30");
-    let line = Plan::new(&Settings::default(), &facts(), &config)
+    let line = Plan::new(&Settings::default(), &facts(), kernel(), &config)
         .command_line()
         .to_owned();
     assert!(
@@ -117,4 +125,15 @@ fn a_microvm_is_wholly_described() {
          -chardev socket,id=fs0,fd=11 -device vhost-user-fs-device,chardev=fs0,tag=kata \
          -kernel /k -initrd /i -append panic=-1 console=ttyS0 acpi=off reboot=t quiet"
     );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_kernel_that_would_not_find_a_microvms_devices_gets_a_q35() {
+    let blind = KernelTraits {
+        finds_announced_devices: false,
+        ..kernel()
+    };
+    let plan = Plan::new(&Settings::default(), &facts(), blind, &config());
+    assert_eq!(plan.machine, Machine::Q35);
 }

@@ -1,8 +1,6 @@
 use super::*;
 use crate::qemu::Qemu;
 use crate::vm::Hypervisor;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 
 fn answers() -> Answers {
     Answers {
@@ -124,15 +122,21 @@ fn examining_kvm_agrees_with_the_modules_of_the_host() {
     }
 }
 
-/// A shell script in the place of QEMU.
+/// A shell script in the place of QEMU. Another process writes it: had this one
+/// the file open, a fork of another test could still hold it, and it could not
+/// be executed ("text file busy").
 fn script(text: &str) -> (tempfile::TempDir, Qemu) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qemu");
-    let mut file = std::fs::File::create(&path).unwrap();
-    write!(file, "#!/bin/sh\n{text}\n").unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o755))
-        .unwrap();
-    drop(file);
+    let status = std::process::Command::new("sh")
+        .args([
+            "-c",
+            r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#,
+        ])
+        .arg(&path)
+        .arg(text)
+        .status();
+    assert!(status.unwrap().success());
     (dir, Qemu::new().binary(path))
 }
 

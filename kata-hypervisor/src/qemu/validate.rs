@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::boot::{inspect_initramfs, inspect_kernel};
+use super::boot::{KernelTraits, Known, inspect_initramfs, inspect_kernel};
 use super::{NAME, arch};
 use crate::config::{MachineSize, MemorySize, VmConfig};
 use crate::error::{Error, Result};
@@ -13,8 +13,8 @@ const MOST_VCPUS: u32 = 255;
 /// Less than any kernel boots with.
 const LEAST_MEMORY: MemorySize = MemorySize::mib(16);
 
-/// Checks everything that can be checked without making anything.
-pub(super) fn validate(config: &VmConfig) -> Result<()> {
+/// Checks everything that can be checked without making anything; reads files.
+pub(super) fn validate(config: &VmConfig, known: &Known) -> Result<KernelTraits> {
     if !arch::SUPPORTED {
         return Err(Error::Unsupported {
             backend: NAME,
@@ -25,11 +25,11 @@ pub(super) fn validate(config: &VmConfig) -> Result<()> {
     id(&config.id)?;
     run_dir(&config.run_dir)?;
     devices(config)?;
-    inspect_kernel(&config.kernel, arch::KERNELS)?;
-    config
-        .initramfs
-        .as_deref()
-        .map_or(Ok(()), inspect_initramfs)
+    let kernel = inspect_kernel(&config.kernel, arch::KERNELS, known)?;
+    if let Some(initramfs) = &config.initramfs {
+        inspect_initramfs(initramfs)?;
+    }
+    Ok(kernel)
 }
 
 /// Checks the command line that the kernel will get.

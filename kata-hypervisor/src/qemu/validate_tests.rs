@@ -28,7 +28,7 @@ fn blamed(change: impl FnOnce(&mut VmConfig)) -> &'static str {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
     change(&mut config);
-    match validate(&config).unwrap_err() {
+    match validate(&config, &Known::default()).unwrap_err() {
         Error::InvalidConfig { field, .. } => field,
         Error::File { what, .. } => what,
         Error::Device { device, .. } => device,

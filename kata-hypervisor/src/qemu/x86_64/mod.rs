@@ -25,16 +25,16 @@ pub(in crate::qemu) const KERNELS: &[Format] = &[Format::Elf, Format::BzImage];
 /// The longest command line that its kernels take.
 pub(in crate::qemu) const LONGEST_COMMAND_LINE: usize = 2047;
 
-/// The machine for a size. `has_microvm` tells whether this QEMU was built
-/// with it.
+/// The machine for a size. `microvm` tells whether this QEMU has it and the
+/// kernel finds its devices.
 pub(in crate::qemu) fn machine(
     choice: MachineChoice,
     size: &MachineSize,
-    has_microvm: bool,
+    microvm: bool,
     _acceleration: Acceleration,
 ) -> Machine {
     match choice {
-        MachineChoice::Auto if has_microvm && !size.grows() => Machine::Microvm,
+        MachineChoice::Auto if microvm && !size.grows() => Machine::Microvm,
         MachineChoice::Auto | MachineChoice::Full => Machine::Q35,
     }
 }

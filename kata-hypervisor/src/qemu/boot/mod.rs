@@ -4,12 +4,25 @@
 //! header is read first: enough to tell a wrong or truncated file from a
 //! kernel. The file is trusted no further than its bounds.
 
+mod mmio;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+pub(super) use mmio::Known;
+
 use crate::error::{Error, Result};
+
+/// What is known of a kernel that can be booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KernelTraits {
+    /// What it is.
+    pub(super) format: Format,
+    /// Whether it finds virtio devices that its command line announces.
+    pub(super) finds_announced_devices: bool,
+}
 
 /// What QEMU can load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +38,11 @@ pub(super) enum Format {
 }
 
 /// Looks at the kernel; `accepted` is what this architecture's machines load.
-pub(super) fn inspect_kernel(path: &Path, accepted: &[Format]) -> Result<Format> {
+pub(super) fn inspect_kernel(
+    path: &Path,
+    accepted: &[Format],
+    known: &Known,
+) -> Result<KernelTraits> {
     let failed = |source| Error::File {
         what: "kernel",
         path: path.to_owned(),
@@ -44,7 +61,13 @@ pub(super) fn inspect_kernel(path: &Path, accepted: &[Format]) -> Result<Format>
     if format == Format::Elf {
         check_elf(&file, length).map_err(failed)?;
     }
-    Ok(format)
+    let finds_announced_devices = known
+        .finds_announced_devices(&file, format)
+        .map_err(failed)?;
+    Ok(KernelTraits {
+        format,
+        finds_announced_devices,
+    })
 }
 
 /// Checks that an initramfs is there, can be read and is not empty.
@@ -202,5 +225,4 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 #[cfg(test)]
-#[path = "boot_tests.rs"]
 mod tests;

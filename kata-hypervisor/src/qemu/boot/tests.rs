@@ -9,7 +9,7 @@ fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
 }
 
 fn look(bytes: &[u8], accepted: &[Format]) -> Result<Format> {
-    inspect_kernel(file(bytes).path(), accepted)
+    inspect_kernel(file(bytes).path(), accepted, &Known::default()).map(|kernel| kernel.format)
 }
 
 fn why(result: Result<Format>) -> String {
@@ -108,7 +108,13 @@ fn text_an_empty_file_and_a_directory_are_no_kernels() {
     assert!(why(look(b"#!/bin/sh\n", &[Format::Elf])).contains("no kernel"));
     assert!(why(look(b"", &[Format::Elf])).contains("no kernel"));
     let dir = tempfile::tempdir().unwrap();
-    assert!(why(inspect_kernel(dir.path(), &[Format::Elf])).contains("regular file"));
+    assert!(
+        why(
+            inspect_kernel(dir.path(), &[Format::Elf], &Known::default())
+                .map(|kernel| kernel.format)
+        )
+        .contains("regular file")
+    );
 }
 
 #[test]
