@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::net::UnixStream;
@@ -11,9 +11,9 @@ use tokio::net::UnixStream;
 use super::backends::Backends;
 use super::boot::{KernelTraits, Known};
 use super::plan::{Connections, Plan};
-use super::qmp::{Qmp, QmpError};
+use super::qmp::Qmp;
 use super::vm::QemuVm;
-use super::{NAME, Qemu, exit, validate};
+use super::{NAME, Qemu, autopsy, validate};
 use crate::child::{Child, Program};
 use crate::config::VmConfig;
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     let greeting = Instant::now();
     let qmp = Qmp::new(ours);
     if let Err(error) = qmp.negotiate(config.start_deadline).await {
-        return Err(failed_to_start(&child, error, config.start_deadline).await);
+        return Err(autopsy::perform(&child, &error, "starting QEMU").await);
     }
     timeline.ended("qmp greeting", greeting);
     Ok(QemuVm::new(config, child, qmp, Arc::new(timeline)))
@@ -93,33 +93,4 @@ pub(super) fn monitor_pair() -> Result<(UnixStream, OwnedFd)> {
         Ok((UnixStream::from_std(ours)?, theirs))
     };
     pair().map_err(failed)
-}
-
-/// Why QEMU did not answer: mostly because it has died, and said why.
-async fn failed_to_start(child: &Child, error: QmpError, deadline: Duration) -> Error {
-    if let QmpError::Timeout(_) = error {
-        child.kill();
-        child.ended().await;
-        return Error::Timeout {
-            phase: "starting QEMU",
-            deadline,
-            console_tail: child.output().console.bytes(),
-        };
-    }
-    // QEMU closes the connection when it ends; if it only spoke garbage, it is
-    // not one to wait for.
-    let grace = Duration::from_secs(1);
-    if tokio::time::timeout(grace, child.ended()).await.is_err() {
-        child.kill();
-    }
-    let end = child.ended().await;
-    let mut reason = exit::describe(&end, child.output());
-    if child.was_killed() {
-        reason = error.to_string();
-    }
-    Error::Ended {
-        phase: "starting QEMU",
-        reason,
-        console_tail: child.output().console.bytes(),
-    }
 }

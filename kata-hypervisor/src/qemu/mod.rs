@@ -16,6 +16,7 @@
 //! firmware to wait for. One that grows is a `q35`; on aarch64 it is a `virt`.
 
 mod args;
+mod autopsy;
 mod backends;
 mod boot;
 mod create;

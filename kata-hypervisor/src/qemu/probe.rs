@@ -10,7 +10,7 @@ use super::kvm::{Verdict, examine};
 use super::qmp::{Qmp, QmpError};
 use super::search::search;
 use super::version::Version;
-use super::{Settings, arch, exit};
+use super::{Settings, arch, autopsy};
 use crate::child::{Child, Program};
 use crate::error::{Error, Result};
 use crate::probe::{Acceleration, Probe, Severity};
@@ -134,11 +134,9 @@ async fn ask(binary: &Path) -> Result<Answers> {
     };
     let child = Child::spawn(program, "probe", Box::new(())).await?;
     let qmp = Qmp::new(ours);
-    let answers = interview(&qmp).await;
-    child.kill();
-    match answers {
+    match interview(&qmp).await {
         Ok(answers) => Ok(answers),
-        Err(error) => Err(explain(&child, &error).await),
+        Err(error) => Err(autopsy::perform(&child, &error, "asking QEMU for its version").await),
     }
 }
 
@@ -179,20 +177,6 @@ fn names(list: &Value) -> Vec<String> {
     let list = list.as_array().into_iter().flatten();
     list.filter_map(|item| Some(item["name"].as_str()?.to_owned()))
         .collect()
-}
-
-async fn explain(child: &Child, error: &QmpError) -> Error {
-    let end = child.ended().await;
-    let reason = if child.was_killed() {
-        error.to_string()
-    } else {
-        exit::describe(&end, child.output())
-    };
-    Error::Ended {
-        phase: "asking QEMU for its version",
-        reason,
-        console_tail: Vec::new(),
-    }
 }
 
 fn blame(probe: &mut Probe, binary: &Path, error: &Error) {

@@ -124,14 +124,14 @@ fn examining_kvm_agrees_with_the_modules_of_the_host() {
 
 /// A shell script in the place of QEMU. Another process writes it: had this one
 /// the file open, a fork of another test could still hold it, and it could not
-/// be executed ("text file busy").
+/// be executed ("text file busy"). Bash, for dash cannot name descriptor 10.
 fn script(text: &str) -> (tempfile::TempDir, Qemu) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qemu");
     let status = std::process::Command::new("sh")
         .args([
             "-c",
-            r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#,
+            r#"printf '#!/bin/bash\n%s\n' "$1" > "$0" && chmod 755 "$0""#,
         ])
         .arg(&path)
         .arg(text)
