@@ -39,7 +39,7 @@ mod apt;
 mod architecture;
 mod cache;
 mod compression;
-mod cpio;
+pub mod cpio;
 mod elf;
 mod error;
 mod image;
