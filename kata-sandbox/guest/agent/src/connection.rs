@@ -1,0 +1,158 @@
+//! A connection that carries calls, and how it ends with the last answer sent.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kata_protocol::ttrpc::{self, Handler, Status};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use crate::service::Agent;
+use crate::transport::{Stream, linger};
+
+/// How long the host may take to read the last answers when the agent goes
+/// down.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Serves calls on `stream` until the peer closes it or the agent goes down; in
+/// the latter case the answers given so far are with the peer on return.
+pub(crate) async fn serve(agent: Rc<Agent>, stream: Stream) {
+    let progress = Rc::new(Progress::default());
+    let handler: Rc<dyn Handler> = Rc::new(Counting {
+        agent: Rc::clone(&agent),
+        progress: Rc::clone(&progress),
+    });
+    if let Err(error) = linger(&stream, FAREWELL) {
+        log::warn!(error:% = error; "a connection will not linger");
+    }
+    let wire = Wire {
+        stream,
+        progress: Rc::clone(&progress),
+        live: Live(Rc::clone(&progress)),
+    };
+    tokio::select! {
+        result = ttrpc::serve(wire, handler) => {
+            if let Err(error) = result {
+                log::warn!(error:% = error; "a connection failed");
+            }
+            return;
+        }
+        () = farewell(&agent, &progress) => {}
+    }
+    // The tasks of the connection are being dropped; the last of them closes it.
+    if tokio::time::timeout(FAREWELL, progress.closed())
+        .await
+        .is_err()
+    {
+        log::warn!("a connection did not close in time");
+    }
+}
+
+async fn farewell(agent: &Agent, progress: &Progress) {
+    agent.ending.asked().await;
+    if tokio::time::timeout(FAREWELL, progress.all_sent())
+        .await
+        .is_err()
+    {
+        log::warn!("the host did not take the last answers in time");
+    }
+}
+
+/// Answers given and answers sent.
+#[derive(Debug, Default)]
+struct Progress {
+    answered: Cell<u64>,
+    sent: Cell<u64>,
+    closed: Cell<bool>,
+    changed: Notify,
+}
+
+impl Progress {
+    fn count(&self, counter: &Cell<u64>) {
+        counter.set(counter.get() + 1);
+        self.changed.notify_waiters();
+    }
+
+    async fn all_sent(&self) {
+        while self.sent.get() < self.answered.get() {
+            self.changed.notified().await;
+        }
+    }
+
+    async fn closed(&self) {
+        while !self.closed.get() {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// Counts the answers that the agent gives.
+struct Counting {
+    agent: Rc<Agent>,
+    progress: Rc<Progress>,
+}
+
+#[async_trait(?Send)]
+impl Handler for Counting {
+    async fn handle(&self, service: &str, method: &str, request: Bytes) -> Result<Vec<u8>, Status> {
+        let answer = self.agent.handle(service, method, request).await;
+        self.progress.count(&self.progress.answered);
+        answer
+    }
+}
+
+/// Counts the answers that are written: each is flushed once.
+struct Wire {
+    // Closed before `live` says so.
+    stream: Stream,
+    progress: Rc<Progress>,
+    #[expect(dead_code, reason = "its drop is what it is for")]
+    live: Live,
+}
+
+struct Live(Rc<Progress>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.closed.set(true);
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.progress.count(&self.progress.sent);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
