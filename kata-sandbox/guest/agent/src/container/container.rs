@@ -115,12 +115,13 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// The process a call means.
+    /// The process a call means: the first one has no name, or the container's,
+    /// by which it can be signalled alone.
     ///
     /// # Errors
     /// `NOT_FOUND`, also when its status was collected.
     pub(super) fn process(&self, exec_id: &str) -> Result<Rc<Process>, Status> {
-        if exec_id.is_empty() {
+        if exec_id.is_empty() || exec_id == self.blueprint.id {
             return Ok(Rc::clone(&self.init));
         }
         self.execs.borrow().get(exec_id).cloned().ok_or_else(|| {
