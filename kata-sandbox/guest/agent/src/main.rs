@@ -40,6 +40,10 @@ mod uevent;
 
 use config::Config;
 
+// The entry point is the test harness's then.
+#[cfg(test)]
+const _: fn() -> i32 = run;
+
 /// Runs the agent; gives the process's exit status.
 fn run() -> i32 {
     let init = rustix::process::getpid().is_init();

@@ -57,7 +57,7 @@ pub(crate) async fn serve(config: Config, init: bool, log: &'static Log) -> Resu
             .map_err(|source| ServeError::Listen {
                 server: server.clone(),
                 port: config.stdio_port,
-                source: source.into(),
+                source,
             })?;
     }
     // From here on the host may hear of us; the rest of the boot is done while
@@ -74,7 +74,7 @@ pub(crate) async fn serve(config: Config, init: bool, log: &'static Log) -> Resu
         streams,
     })
     .map_err(|source| ServeError::Containers {
-        source: source.into(),
+        source,
     })?;
     if let Some(port) = config.log_port {
         let listener = bind(&server, port)?;

@@ -55,7 +55,7 @@ pub(crate) enum BootError {
 pub(crate) fn early() -> Result<String, BootError> {
     crate::container::make_root_pivotable().map_err(|source| BootError::Step {
         step: "make a root file system that containers can leave",
-        source: source.into(),
+        source,
     })?;
     mounts::proc()?;
     let path = PathBuf::from("/proc/cmdline");

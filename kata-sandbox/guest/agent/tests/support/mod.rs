@@ -2,7 +2,8 @@
 #![allow(
     dead_code,
     clippy::allow_attributes,
-    reason = "each test file uses a part of this"
+    clippy::unwrap_used,
+    reason = "each test file uses a part of this, and a step that fails fails the test"
 )]
 
 use std::path::{Path, PathBuf};
