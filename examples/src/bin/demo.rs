@@ -45,20 +45,27 @@ async fn show() -> Result<(), Box<dyn std::error::Error>> {
     let container = sandbox.container("demo", spec).await?;
     let mut init = container.start().await?;
     let mut output = init.take_stdout().expect("the specification says piped");
-    let stream = tokio::spawn(async move {
-        tokio::io::copy(&mut output, &mut tokio::io::stdout()).await
-    });
+    let stream =
+        tokio::spawn(async move { tokio::io::copy(&mut output, &mut tokio::io::stdout()).await });
 
     let began = Instant::now();
-    let second = container.exec("/bin/sh").args(["-c", "ps; exit 7"]).output().await?;
-    println!("\na second process in it: {:?} after {:.0?}", second.exit, began.elapsed());
+    let second = container
+        .exec("/bin/sh")
+        .args(["-c", "ps; exit 7"])
+        .output()
+        .await?;
+    println!(
+        "\na second process in it: {:?} after {:.0?}",
+        second.exit,
+        began.elapsed()
+    );
     print!("{}", String::from_utf8_lossy(&second.stdout));
 
     let usage = container.stats().await?;
-    println!("\nthe container uses {} KiB of memory", usage.memory.usage >> 10);
-    println!("{} processes, {:.1?} of processor time", usage.pids, usage.cpu.usage);
+    println!("\nthe container uses {} of memory", usage.memory);
+    println!("{} processes, {:.1?} of processor time", usage.pids, usage.cpu);
 
-    container.kill(Signal::TERM, false).await?;
+    container.kill(Signal::TERM).await?;
     println!("\nafter SIGTERM: {:?}", init.wait().await?);
     stream.await??;
     sandbox.stop(Duration::from_secs(2)).await?;

@@ -31,12 +31,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let control = shell.control();
     let raw = RawTerminal::enter()?;
     let keys = tokio::spawn(async move {
-        tokio::io::copy(&mut tokio::io::stdin(), &mut input).await.map(drop)
+        tokio::io::copy(&mut tokio::io::stdin(), &mut input)
+            .await
+            .map(drop)
     });
     let sizes = tokio::spawn(async move {
         let mut changes = signal(SignalKind::window_change())?;
         while changes.recv().await.is_some() {
-            control.resize(window()?).await.map_err(std::io::Error::other)?;
+            control
+                .resize(window()?)
+                .await
+                .map_err(std::io::Error::other)?;
         }
         std::io::Result::Ok(())
     });
@@ -50,12 +55,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     sandbox.stop(Duration::from_secs(2)).await?;
     sandbox.delete().await?;
     // A thread still reads the keyboard; it ends with the program.
-    std::process::exit(exit.code().unwrap_or(1));
+    std::process::exit(exit.shell_code());
 }
 
 fn window() -> std::io::Result<PtySize> {
     let size = tcgetwinsize(stdin())?;
-    Ok(PtySize { rows: size.ws_row, cols: size.ws_col })
+    Ok(PtySize {
+        rows: size.ws_row,
+        cols: size.ws_col,
+    })
 }
 
 /// This program's terminal without line editing, until dropped.

@@ -23,7 +23,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let web = pod.container("web", spec).await?;
     let mut server = web.start().await?;
     let said = server.take_stdout().expect("the specification says piped");
-    println!("web: {}", BufReader::new(said).lines().next_line().await?.unwrap_or_default());
+    println!(
+        "web: {}",
+        BufReader::new(said)
+            .lines()
+            .next_line()
+            .await?
+            .unwrap_or_default()
+    );
 
     let spec = ContainerSpec::new(Rootfs::Dir(client_root.root()))
         .command(["/bin/wget", "-q", "-O", "-", "http://127.0.0.1:8080/"])
@@ -34,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     copy(&mut output, &mut stdout()).await?;
     println!("client: {:?}", process.wait().await?);
 
-    web.kill(Signal::KILL, true).await?;
+    web.kill(Signal::KILL).await?;
     println!("web: {:?}", server.wait().await?);
     pod.stop(Duration::from_secs(2)).await?;
     pod.delete().await?;

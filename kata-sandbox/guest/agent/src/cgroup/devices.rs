@@ -81,7 +81,9 @@ pub(super) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>, S
         let rule = parse(rule)?;
         program.extend(code(rule));
         if rule.kind.is_none() && rule.major.is_none() && rule.access == ALL_ACCESS {
-            break; // it decides about everything before it
+            // It decides about everything before it; what came after its exit
+            // could not be reached, which the kernel refuses.
+            return Ok(program);
         }
     }
     program.extend([set(VERDICT, 0), EXIT]);
