@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!   journal ─┬─ network ───────┐
-//!            ├─ guest image ───┼─▶ run ─▶ agent announces itself ─▶ CreateSandbox
-//!            └─ create machine ┘                                    interfaces …
+//!            ├─ create machine ┴─▶ run ─▶ agent announces itself ─▶ CreateSandbox,
+//!            │                                                      interfaces, … ─┐
+//!            └─ verify guest image ────────────────────────────────────────────────┴─▶ Running
 //! ```
 
 use std::sync::Arc;
 
 use kata_devices::fs::SharedTree;
-use kata_hypervisor::{Io, StopMode, Vm};
+use kata_hypervisor::{Hypervisor, Io, StopMode, Vm, VmConfig};
 use kata_network::Lease;
 use kata_protocol::ttrpc::Client;
 
@@ -109,12 +110,8 @@ impl Attempt<'_> {
             .map_err(|e| context.share("cannot make the tree of shared directories", e))?;
         let config = blueprint.machine(self.boot, run_dir, &tree);
 
-        let (network_place, vm_place) = site.places();
-        let network = async {
-            let _phase = self.recorder.begin("network");
-            let lease = network_place.set_up(&blueprint.network).await;
-            lease.map_err(|error| context.network(error))
-        };
+        // The image is read beside all else: what a damaged one booted meanwhile
+        // has had no container in it, and is taken away.
         let image = async {
             let _phase = self.recorder.begin("verify guest image");
             self.shared
@@ -126,6 +123,38 @@ impl Attempt<'_> {
                     VerifyError::Task(error) => context.join(error),
                 })
         };
+        let machine = self.machine(site, &*hypervisor, config, announcement, context);
+        tokio::pin!(image, machine);
+        let (vm, agent) = tokio::select! {
+            biased;
+            verified = &mut image => {
+                verified?;
+                machine.await?
+            }
+            booted = &mut machine => {
+                // A damaged image explains whatever failed.
+                image.await?;
+                booted?
+            }
+        };
+        Ok(Ready { vm, agent, tree })
+    }
+
+    /// Makes and boots the machine, and tells its guest what it is for.
+    async fn machine(
+        &self,
+        site: &mut Site,
+        hypervisor: &dyn Hypervisor,
+        config: VmConfig,
+        announcement: Announcement,
+        context: &Context,
+    ) -> Result<(Arc<dyn Vm>, Agent)> {
+        let (network_place, vm_place) = site.places();
+        let network = async {
+            let _phase = self.recorder.begin("network");
+            let lease = network_place.set_up(&self.blueprint.network).await;
+            lease.map_err(|error| context.network(error))
+        };
         let create = async {
             let _phase = self.recorder.begin("create machine");
             let vm = hypervisor
@@ -134,9 +163,8 @@ impl Attempt<'_> {
                 .map_err(|error| context.vm(error))?;
             Ok(Arc::clone(vm_place.insert(Arc::from(vm))))
         };
-        let (lease, (), vm) = tokio::try_join!(network, image, create)?;
+        let (lease, vm) = tokio::try_join!(network, create)?;
         refuse_endpoints(&lease, hypervisor.name(), context)?;
-
         {
             let _phase = self.recorder.begin("start machine");
             vm.start().await.map_err(|error| context.vm(error))?;
@@ -145,7 +173,7 @@ impl Attempt<'_> {
             agent = self.reach_agent(&*vm, announcement, &lease, context) => agent?,
             error = connect::ended(&*vm, context) => return Err(error),
         };
-        Ok(Ready { vm, agent, tree })
+        Ok((vm, agent))
     }
 
     async fn reach_agent(

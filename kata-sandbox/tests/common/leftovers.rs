@@ -1,0 +1,80 @@
+//! What this process has on the host: compared before and after.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A census of children, threads, descriptors, mounts and files.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Census {
+    children: usize,
+    threads: BTreeSet<String>,
+    descriptors: usize,
+    mounts: usize,
+    state: Vec<String>,
+}
+
+fn count(path: &str) -> usize {
+    std::fs::read_dir(path).unwrap().count()
+}
+
+fn children() -> usize {
+    let mut children = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children += list.split_whitespace().count();
+    }
+    children
+}
+
+/// Threads of devices and the like; those of tokio come and go.
+fn threads() -> BTreeSet<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| name.starts_with("kata-"))
+        .collect()
+}
+
+fn state(path: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != ".lock").collect()
+}
+
+impl Census {
+    pub fn take(state_dir: &Path) -> Self {
+        Self {
+            children: children(),
+            threads: threads(),
+            descriptors: count("/proc/self/fd"),
+            mounts: std::fs::read_to_string("/proc/self/mounts")
+                .unwrap()
+                .lines()
+                .count(),
+            state: state(state_dir),
+        }
+    }
+
+    /// Waits until all is as it was, and fails when it is not so in time: what
+    /// a drop began may take a moment to end.
+    pub fn assert_same_soon(&self, state_dir: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            let now = Self::take(state_dir);
+            if now == *self {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "left behind:\n{now:#?}\nbefore:\n{self:#?}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

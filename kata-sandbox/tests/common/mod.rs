@@ -1,0 +1,135 @@
+//! What tests with a real guest share: an image, a root file system, and a
+//! look at what is left on the host.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::allow_attributes,
+    reason = "which part is unused differs by file"
+)]
+
+pub mod fake;
+pub mod leftovers;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kata_sandbox::{
+    Container, ContainerSpec, MemorySize, Output, Rootfs, Runtime, RuntimeBuilder, Sandbox,
+};
+use tempfile::TempDir;
+
+/// A host on which real guests can be tested.
+pub struct Host {
+    image: PathBuf,
+    busybox: PathBuf,
+    /// Short: sockets are below it.
+    pub directory: TempDir,
+}
+
+impl Host {
+    /// `None`, aloud, where the environment has no guest image or busybox.
+    pub fn new() -> Option<Self> {
+        let busybox = std::env::var_os("KATA_BUSYBOX").map_or("/bin/busybox".into(), PathBuf::from);
+        let Some(image) = std::env::var_os("KATA_GUEST_IMAGE").map(PathBuf::from) else {
+            eprintln!("skipped: KATA_GUEST_IMAGE names no guest image");
+            return None;
+        };
+        if !busybox.is_file() {
+            eprintln!(
+                "skipped: there is no static busybox at {}",
+                busybox.display()
+            );
+            return None;
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("kata")
+            .tempdir_in("/tmp")
+            .unwrap();
+        Some(Self {
+            image,
+            busybox,
+            directory,
+        })
+    }
+
+    pub fn builder(&self) -> RuntimeBuilder {
+        Runtime::builder()
+            .state_dir(self.state_dir())
+            .guest_image(&self.image)
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("s")
+    }
+
+    pub fn runtime(&self) -> Runtime {
+        self.builder().build().unwrap()
+    }
+
+    pub async fn start(&self, runtime: &Runtime, id: &str) -> Sandbox {
+        let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
+        match builder.boot_timeout(Duration::from_secs(60)).start().await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                let console = String::from_utf8_lossy(error.console_tail().unwrap_or_default());
+                panic!("{error:#}\n{console}");
+            }
+        }
+    }
+
+    /// A directory with busybox and a few files, fresh for each caller.
+    pub fn rootfs(&self, name: &str) -> PathBuf {
+        let root = self.directory.path().join(name);
+        for part in ["bin", "proc", "sys", "dev", "tmp", "etc", "data"] {
+            std::fs::create_dir_all(root.join(part)).unwrap();
+        }
+        let tools = root.join("bin/busybox");
+        std::fs::copy(&self.busybox, &tools).unwrap();
+        let list = std::process::Command::new(&self.busybox)
+            .arg("--list")
+            .output()
+            .unwrap();
+        for applet in String::from_utf8(list.stdout).unwrap().lines() {
+            let link = root.join("bin").join(applet);
+            if !link.exists() {
+                std::os::unix::fs::symlink("busybox", link).unwrap();
+            }
+        }
+        let files = [
+            (
+                "passwd",
+                "root:x:0:0:root:/:/bin/sh\nweb:x:1000:1001:web:/:/bin/sh\n",
+            ),
+            ("group", "root:x:0:\nweb:x:1001:\nstaff:x:50:web\n"),
+        ];
+        for (name, content) in files {
+            std::fs::write(root.join("etc").join(name), content).unwrap();
+        }
+        root
+    }
+
+    pub fn spec(&self, rootfs: &Path, script: &str) -> ContainerSpec {
+        ContainerSpec::new(Rootfs::Dir(rootfs.to_owned())).command(["/bin/sh", "-c", script])
+    }
+
+    /// A container that sleeps, to execute things in.
+    pub async fn sleeper(&self, sandbox: &Sandbox, id: &str) -> Container {
+        let rootfs = self.rootfs(&format!("{}-{id}", sandbox.id()));
+        let spec = self.spec(&rootfs, "exec sleep 100000");
+        let container = sandbox.container(id, spec).await.unwrap();
+        container.start().await.unwrap();
+        container
+    }
+}
+
+/// Runs a script in a container to its end.
+pub async fn sh(container: &Container, script: &str) -> Output {
+    let exec = container.exec("/bin/sh").args(["-c", script]);
+    exec.timeout(Duration::from_secs(60))
+        .output()
+        .await
+        .unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
