@@ -26,7 +26,11 @@ async fn main() -> Result<(), String> {
     println!("{:24} {:>10} {:>10}", "phase", "best", "median");
     for (name, mut took) in figures {
         took.sort();
-        println!("{name:24} {:>10.2?} {:>10.2?}", took[0], took[took.len() / 2]);
+        println!(
+            "{name:24} {:>10.2?} {:>10.2?}",
+            took[0],
+            took[took.len() / 2]
+        );
     }
     Ok(())
 }

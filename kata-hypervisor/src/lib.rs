@@ -43,3 +43,8 @@ pub use stream::{GuestStream, Io};
 pub use vm::{
     Features, Hotplug, Hypervisor, Pause, Phase, Snapshot, StopMode, Vm, VmExit, VmUsage,
 };
+
+/// The README's example is compiled with the others.
+#[cfg(all(doctest, feature = "qemu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -95,3 +95,34 @@ pub(super) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
         .map_err(|error| format!("no processor can be made: {error}"))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{KernelCommandLine, MemorySize};
+
+    fn line(acceleration: Acceleration) -> String {
+        let memory = MemorySize::mib(64);
+        let size = MachineSize {
+            vcpus: 1,
+            max_vcpus: 2,
+            memory,
+            max_memory: memory,
+        };
+        let machine = machine(MachineChoice::Auto, &size, true, acceleration);
+        assert_eq!(bus(machine), Bus::Pci);
+        let given = KernelCommandLine::new();
+        let mut words = Words::new(&given);
+        command_line(&mut words, machine, acceleration, &size, None);
+        words.into_line()
+    }
+
+    #[test]
+    fn the_console_is_the_boards_uart() {
+        assert_eq!(line(Acceleration::Kvm), "console=ttyAMA0");
+        assert_eq!(
+            line(Acceleration::Emulation),
+            "console=ttyAMA0 mitigations=off"
+        );
+    }
+}

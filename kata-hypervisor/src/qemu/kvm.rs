@@ -3,14 +3,15 @@
 //! That `/dev/kvm` opens says little: on a host whose KVM is `kvm_pvm` the
 //! guest's kernel mode is emulated instruction by instruction, and a stock
 //! kernel stops at the first instruction the emulator lacks. So a few such
-//! instructions are executed in a machine of one page.
+//! instructions are executed in a machine of a few pages.
 
 use std::io;
 use std::path::Path;
 
 use kvm_ioctls::Kvm;
 
-use super::arch;
+use super::arch::run_in_ring_0;
+use super::verdict::Verdict;
 
 /// The version of the interface that has been the only one since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -18,26 +19,6 @@ const API_VERSION: i32 = 12;
 const DEVICE: &str = "/dev/kvm";
 /// The module of a KVM without hardware virtualization.
 const PVM: &str = "/sys/module/kvm_pvm";
-
-/// What was found.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    /// It runs kernels.
-    Works,
-    /// The device is not there.
-    Missing,
-    /// The device is there, and not for this user.
-    Unopenable(io::Error),
-    /// It is no KVM that this library knows.
-    Unusable(String),
-    /// It cannot run a stock kernel; `pvm` when that is why.
-    NoStockKernel {
-        /// Whether the module `kvm_pvm` is loaded.
-        pvm: bool,
-        /// What happened in the test machine.
-        what: String,
-    },
-}
 
 /// Examines `/dev/kvm`. Blocks for some milliseconds.
 pub(super) fn examine() -> Verdict {
@@ -54,7 +35,7 @@ pub(super) fn examine() -> Verdict {
     if version != API_VERSION {
         return Verdict::Unusable(format!("it speaks version {version} of the interface"));
     }
-    match arch::run_in_ring_0(&kvm) {
+    match run_in_ring_0(&kvm) {
         Ok(()) => Verdict::Works,
         Err(what) => Verdict::NoStockKernel {
             pvm: Path::new(PVM).exists(),

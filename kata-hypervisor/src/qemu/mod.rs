@@ -21,13 +21,13 @@ mod backends;
 mod boot;
 mod create;
 mod exit;
-mod kvm;
 mod plan;
 mod probe;
 mod qmp;
 mod search;
 mod usage;
 mod validate;
+mod verdict;
 mod version;
 mod vm;
 
@@ -38,6 +38,21 @@ mod vm;
     path = "other_arch.rs"
 )]
 mod arch;
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    path = "no_kvm.rs"
+)]
+mod kvm;
+
+/// The other architectures' files, so that what they say is checked everywhere.
+#[cfg(all(test, not(target_arch = "aarch64")))]
+#[expect(dead_code, reason = "only their tests are of use here")]
+#[path = "aarch64.rs"]
+mod aarch64_elsewhere;
+#[cfg(test)]
+#[expect(dead_code, reason = "only its types are of use here")]
+#[path = "other_arch.rs"]
+mod other_arch_elsewhere;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,7 +1,5 @@
 //! The seam for s390x, ppc64le and riscv64: nothing runs there yet.
 
-use kvm_ioctls::Kvm;
-
 use super::MachineChoice;
 use super::args::{Bus, Machine, Pvpanic};
 use super::boot::Format;
@@ -69,12 +67,4 @@ impl Clocks {
     pub(super) fn khz_since(self, _earlier: Self) -> Option<u64> {
         None
     }
-}
-
-/// Whether KVM runs kernels.
-///
-/// # Errors
-/// Always: nothing is known of it here.
-pub(super) fn run_in_ring_0(_kvm: &Kvm) -> Result<(), String> {
-    Err("this architecture is not supported".to_owned())
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::{Argument, Backend, Chardev, Monitor};
-use super::kvm::{Verdict, examine};
+use super::kvm::examine;
 use super::qmp::{Qmp, QmpError};
 use super::search::search;
+use super::verdict::Verdict;
 use super::version::Version;
 use super::{Settings, arch, autopsy};
 use crate::child::{Child, Program};

@@ -29,8 +29,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(30);
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How long a command to a running QEMU may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the guest may take to accept a connection or refuse it.
-const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the guest may take to accept a connection or refuse it. The device
+/// refuses for a silent guest after ten seconds, so this is not reached.
+const DIAL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A machine that QEMU runs. Fields drop top to bottom: the process is killed
 /// before its monitor's connection goes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -29,16 +29,16 @@ pub(crate) enum QmpError {
     Timeout(Duration),
 }
 
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 type Pending = HashMap<u64, oneshot::Sender<Result<Value, String>>>;
 
 /// A connection to QEMU's monitor.
 pub(crate) struct Qmp {
-    writer: AsyncMutex<Writer>,
+    /// Whole lines: a caller that gives up half-way leaves no half of one.
+    lines: mpsc::UnboundedSender<Vec<u8>>,
     next_id: AtomicU64,
     shared: Arc<Shared>,
     state: watch::Receiver<State>,
-    reader: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl std::fmt::Debug for Qmp {
@@ -78,13 +78,15 @@ impl Qmp {
         let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::default());
         let (publish, state) = watch::channel(State::default());
-        let reader = tokio::spawn(read_all(reader, Arc::clone(&shared), publish)).abort_handle();
+        let (lines, to_write) = mpsc::unbounded_channel();
+        let reading = tokio::spawn(read_all(reader, Arc::clone(&shared), publish));
+        let writing = tokio::spawn(write_all(writer, to_write));
         Self {
-            writer: AsyncMutex::new(Box::new(writer)),
+            lines,
             next_id: AtomicU64::new(1),
             shared,
             state,
-            reader,
+            tasks: [reading.abort_handle(), writing.abort_handle()],
         }
     }
 
@@ -130,7 +132,7 @@ impl Qmp {
         }
         let exchange = async {
             let line = command(id, name, arguments);
-            if self.write(&line).await.is_err() {
+            if self.lines.send(line).is_err() {
                 return Err(self.closed_error());
             }
             match answered.await {
@@ -153,12 +155,6 @@ impl Qmp {
         let _ = self.state.clone().wait_for(|state| state.closed).await;
     }
 
-    async fn write(&self, line: &[u8]) -> io::Result<()> {
-        let mut writer = self.writer.lock().await;
-        writer.write_all(line).await?;
-        writer.flush().await
-    }
-
     fn closed_error(&self) -> QmpError {
         QmpError::Closed(self.state.borrow().why.clone())
     }
@@ -166,7 +162,9 @@ impl Qmp {
 
 impl Drop for Qmp {
     fn drop(&mut self) {
-        self.reader.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
@@ -179,6 +177,18 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.shared.pending().remove(&self.id);
+    }
+}
+
+/// Writes until the connection ends or nobody can send any more.
+async fn write_all(
+    mut writer: impl AsyncWrite + Unpin,
+    mut lines: mpsc::UnboundedReceiver<Vec<u8>>,
+) {
+    while let Some(line) = lines.recv().await {
+        if writer.write_all(&line).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
     }
 }
 
