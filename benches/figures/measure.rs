@@ -106,7 +106,7 @@ pub(crate) async fn start(kit: &Kit, table: &mut Table) -> Outcome {
             floors.push(raw);
             ours.push(took);
         }
-        timeline = Some(sandbox.timeline());
+        timeline = Some(sandbox.timeline().clone());
         sandbox.stop(Duration::ZERO).await?;
         sandbox.delete().await?;
     }

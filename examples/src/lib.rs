@@ -67,3 +67,13 @@ impl Busybox {
         Ok(self.directory.path())
     }
 }
+
+/// The programs in the documents, compiled so that they stay true.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../docs/embedding.md")]
+    struct EmbeddingGuide;
+}
