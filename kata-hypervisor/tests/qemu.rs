@@ -10,3 +10,14 @@ fn subject() -> Result<Subject, String> {
 }
 
 kata_hypervisor::conformance_suite!(subject);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processors_boot() {
+    match subject() {
+        Ok(subject) => {
+            let subject = subject.vcpus(2);
+            kata_hypervisor::conformance::a_machine_boots_and_is_accounted_for(&subject).await;
+        }
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}

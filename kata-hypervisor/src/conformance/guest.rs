@@ -9,9 +9,10 @@ use super::initramfs;
 use crate::config::{KernelCommandLine, MemorySize};
 
 /// A guest for the cases. Its first process, once up, connects to vsock port
-/// [`READY`](Self::READY) of the host, echoes on port [`ECHO`](Self::ECHO), and
+/// [`READY`](Self::READY) of the host, echoes on port [`ECHO`](Self::ECHO),
 /// reads a word on port [`ORDERS`](Self::ORDERS): `panic` makes its kernel
-/// panic, `end` makes it end its machine.
+/// panic, `end` makes it end its machine; and reads `<tag> <path>` on port
+/// [`FILES`](Self::FILES), to be answered by that file of that virtio-fs.
 ///
 /// [`Guest::from_environment`] builds one from source; a backend that needs
 /// another guest makes its own to this contract.
@@ -37,6 +38,8 @@ impl Guest {
     pub const ECHO: u32 = 7;
     /// The guest's port that takes orders.
     pub const ORDERS: u32 = 9;
+    /// The guest's port that reads files.
+    pub const FILES: u32 = 11;
 
     /// The variable that names a kernel for [`from_environment`](Self::from_environment).
     pub const KERNEL: &str = "KATA_TEST_KERNEL";

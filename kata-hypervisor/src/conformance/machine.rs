@@ -63,8 +63,8 @@ impl Place {
             id: self.id.clone(),
             run_dir: self.directory.clone(),
             size: MachineSize {
-                vcpus: 1,
-                max_vcpus: 1,
+                vcpus: subject.vcpus,
+                max_vcpus: subject.vcpus,
                 memory,
                 max_memory: memory,
             },
@@ -95,16 +95,21 @@ impl Machine {
     /// When it cannot be made.
     pub async fn create(subject: &Subject) -> Self {
         let place = Place::new();
-        let made = subject.hypervisor.create(place.config(subject));
-        let made = timeout(subject.patience, made)
-            .await
-            .expect("create ends in time");
-        let vm = made.unwrap_or_else(|error| panic!("create: {}", chain(&error)));
-        Self {
-            vm: Some(vm),
+        let config = place.config(subject);
+        match Self::of(subject, place, config).await {
+            Ok(machine) => machine,
+            Err(error) => panic!("create: {}", chain(&error)),
+        }
+    }
+
+    /// Makes the machine of a description.
+    pub(super) async fn of(subject: &Subject, place: Place, config: VmConfig) -> Result<Self> {
+        let made = timeout(subject.patience, subject.hypervisor.create(config)).await;
+        Ok(Self {
+            vm: Some(made.expect("create ends in time")?),
             place,
             patience: subject.patience,
-        }
+        })
     }
 
     /// Makes a machine, starts it, and waits until its guest is up.
@@ -112,7 +117,12 @@ impl Machine {
     /// # Panics
     /// When any of that fails.
     pub async fn boot(subject: &Subject) -> Self {
-        let machine = Self::create(subject).await;
+        Self::create(subject).await.up().await
+    }
+
+    /// Starts a machine that was made, and waits until its guest is up.
+    pub(super) async fn up(self) -> Self {
+        let machine = self;
         let socket = machine
             .place
             .directory

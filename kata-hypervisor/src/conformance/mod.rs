@@ -28,6 +28,7 @@ mod initramfs;
 mod lifecycle;
 mod machine;
 mod pausing;
+mod sharing;
 mod subject;
 mod suite;
 mod traces;
@@ -52,4 +53,5 @@ pub use lifecycle::{
 };
 pub use machine::Machine;
 pub use pausing::a_paused_guest_stands_still;
+pub use sharing::shared_directories_are_read_by_the_guest;
 pub use subject::Subject;

@@ -13,6 +13,7 @@ pub struct Subject {
     pub(super) broken: Option<Arc<dyn Hypervisor>>,
     pub(super) guest: Guest,
     pub(super) patience: Duration,
+    pub(super) vcpus: u32,
 }
 
 impl Subject {
@@ -21,6 +22,7 @@ impl Subject {
     pub fn new(hypervisor: impl Hypervisor, guest: Guest) -> Self {
         let patience = Duration::from_secs(120);
         Self {
+            vcpus: 1,
             hypervisor: Arc::new(hypervisor),
             broken: None,
             guest,
@@ -41,6 +43,13 @@ impl Subject {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Gives each machine so many virtual processors, instead of one.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
         self
     }
 }

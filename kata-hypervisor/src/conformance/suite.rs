@@ -19,6 +19,7 @@ macro_rules! conformance_suite {
             a_monitor_killed_from_outside_is_a_crash,
             an_awaited_end_that_does_not_come_is_a_kill,
             a_paused_guest_stands_still,
+            shared_directories_are_read_by_the_guest,
             a_backend_that_cannot_work_says_why,
             a_description_that_makes_no_machine_is_refused,
             a_file_that_is_no_kernel_is_refused,

@@ -1,7 +1,9 @@
 //! The first process of the conformance suite's guest: echoes on one vsock
-//! port, takes orders on another. Compiled by the suite itself, so it uses
-//! nothing but the standard library and five functions of libc.
+//! port, takes orders on another,
+//! reads files of shared file systems on a third. Compiled by the suite itself, so it uses
+//! nothing but the standard library and six functions of libc.
 
+use std::ffi::{CString, c_char, c_void};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
@@ -9,6 +11,7 @@ use std::os::fd::FromRawFd;
 const READY: u32 = 1023;
 const ECHO: u32 = 7;
 const ORDERS: u32 = 9;
+const FILES: u32 = 11;
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
@@ -32,16 +35,19 @@ unsafe extern "C" {
     fn accept(fd: i32, address: *mut Address, length: *mut u32) -> i32;
     fn connect(fd: i32, address: *const Address, length: u32) -> i32;
     fn reboot(how: i32) -> i32;
+    fn mount(
+        source: *const c_char,
+        target: *const c_char,
+        kind: *const c_char,
+        flags: u64,
+        data: *const c_void,
+    ) -> i32;
 }
 
 fn main() {
-    let (echo, orders) = (listen_on(ECHO), listen_on(ORDERS));
-    std::thread::spawn(move || {
-        loop {
-            let stream = next(echo);
-            std::thread::spawn(move || answer(stream));
-        }
-    });
+    let orders = listen_on(ORDERS);
+    serve(listen_on(ECHO), answer);
+    serve(listen_on(FILES), show);
     announce();
     loop {
         let mut order = String::new();
@@ -55,6 +61,41 @@ fn main() {
             other => eprintln!("unknown order {other:?}"),
         }
     }
+}
+
+/// Answers each stream on a thread of its own.
+fn serve(listener: i32, answer: fn(File)) {
+    std::thread::spawn(move || {
+        loop {
+            let stream = next(listener);
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+}
+
+/// Reads `<tag> <path>` and sends the file of that path in the file system of
+/// that tag, or the reason why not.
+fn show(mut stream: File) {
+    let mut line = String::new();
+    let _ = stream.read_to_string(&mut line);
+    let (tag, path) = line.trim().split_once(' ').unwrap_or_default();
+    let bytes = mount_shared(tag).and_then(|root| std::fs::read(format!("{root}/{path}")));
+    let _ = match bytes {
+        Ok(bytes) => stream.write_all(&bytes),
+        Err(error) => write!(stream, "error: {error}"),
+    };
+}
+
+fn mount_shared(tag: &str) -> std::io::Result<String> {
+    let root = format!("/{tag}");
+    std::fs::create_dir(&root)?;
+    let text = |text: &str| CString::new(text).map_err(std::io::Error::other);
+    let (source, target, kind) = (text(tag)?, text(&root)?, text("virtiofs")?);
+    // SAFETY: the strings outlive the call, and there is no data.
+    let mounted = unsafe {
+        mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
+    };
+    if mounted < 0 { Err(std::io::Error::last_os_error()) } else { Ok(root) }
 }
 
 fn check(result: i32, what: &str) -> i32 {
