@@ -629,7 +629,7 @@ fn throughput_and_latency() {
         }
     }
     eprintln!("host to guest: {:.0} MiB/s", rate(began, total));
-    drop(writer.join().unwrap());
+    let _first = writer.join().unwrap();
 
     let (mut host, end) = machine.connect(2);
     let echo = std::thread::spawn(move || {

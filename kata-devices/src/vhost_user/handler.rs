@@ -86,8 +86,11 @@ impl<B: Backend> Handler<B> {
     }
 
     fn ring(&mut self, index: u32) -> Result<(usize, &mut Ring)> {
-        let index = usize::try_from(index).map_err(|_| Error::InvalidParam)?;
-        let ring = self.rings.get_mut(index).ok_or(Error::InvalidParam)?;
+        let index = usize::try_from(index).map_err(|_| refused("there is no such queue"))?;
+        let ring = self
+            .rings
+            .get_mut(index)
+            .ok_or_else(|| refused("there is no such queue"))?;
         Ok((index, ring))
     }
 
@@ -113,7 +116,7 @@ impl<B: Backend> Handler<B> {
         let (true, Ok(used)) = (state.is_valid(&*memory), used) else {
             state.set_ready(false);
             ring.queue = Some(queue);
-            return Err(Error::InvalidParam);
+            return Err(refused("the queue does not lie in guest memory"));
         };
         state.set_next_used(used.0);
         let running = RunningQueue {
@@ -133,7 +136,7 @@ impl<B: Backend> Handler<B> {
         let queue = self.rings[index]
             .queue
             .as_mut()
-            .ok_or(Error::BackendInternalError)?;
+            .ok_or_else(|| refused("the queue does not end"))?;
         change(queue);
         self.resume(index)
     }
@@ -152,6 +155,12 @@ impl<B: Backend> Handler<B> {
         self.stop();
         self.rings.fill_with(Ring::new);
     }
+}
+
+/// A request that is not granted. The front end hears of it if it asked to, and
+/// the connection goes on.
+pub(super) fn refused(reason: &'static str) -> Error {
+    Error::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
 impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
@@ -176,7 +185,7 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
 
     fn set_features(&mut self, features: u64) -> Result<()> {
         if features & !self.get_features()? != 0 {
-            return Err(Error::FeatureMismatch);
+            return Err(refused("features that were not offered"));
         }
         let enable = features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
         let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
@@ -199,9 +208,9 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
     }
 
     fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
-        let size = u16::try_from(size).map_err(|_| Error::InvalidParam)?;
+        let size = u16::try_from(size).map_err(|_| refused("the value is out of range"))?;
         if !size.is_power_of_two() || size > MAX_SIZE {
-            return Err(Error::InvalidParam);
+            return Err(refused("the size of a queue is a power of two up to 1024"));
         }
         self.change(index, |queue| queue.configure().set_size(size))
     }
@@ -226,20 +235,25 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
                 .and_then(|()| state.try_set_avail_ring_address(available))
                 .and_then(|()| state.try_set_used_ring_address(used));
         })?;
-        fits.map_err(|_| Error::InvalidParam)
+        fits.map_err(|_| refused("the value is out of range"))
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let base = u16::try_from(base & 0xffff).map_err(|_| Error::InvalidParam)?;
+        let base =
+            u16::try_from(base & 0xffff).map_err(|_| refused("the value is out of range"))?;
         self.change(index, |queue| queue.configure().set_next_avail(base))
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
-        let (at, _) = self.ring(index)?;
+        // There is no way to refuse this but to hang up.
+        let (at, _) = self.ring(index).map_err(|_| Error::InvalidParam)?;
         self.halt(at);
         let ring = &mut self.rings[at];
         ring.kick = None;
-        let queue = ring.queue.as_mut().ok_or(Error::BackendInternalError)?;
+        let queue = ring
+            .queue
+            .as_mut()
+            .ok_or_else(|| refused("the queue does not end"))?;
         queue.set_interrupt(None);
         queue.configure().set_ready(false);
         Ok(VhostUserVringState::new(
@@ -250,7 +264,7 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
 
     fn set_vring_kick(&mut self, index: u8, kick: Option<File>) -> Result<()> {
         // A front end that wants to be polled is not served.
-        let kick = kick.ok_or(Error::InvalidParam)?;
+        let kick = kick.ok_or_else(|| refused("queues are not polled"))?;
         let (at, _) = self.ring(u32::from(index))?;
         self.halt(at);
         self.rings[at].kick = Some(Arc::new(OwnedFd::from(kick)));

@@ -8,6 +8,7 @@ use vhost::vhost_user::Error;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion, GuestRegionMmap};
 
+use super::handler::refused;
 use crate::queue::GuestMemory;
 
 /// The most regions that a front end may hand over.
@@ -50,7 +51,7 @@ impl SharedMemory {
         files: Vec<File>,
     ) -> Result<(), Error> {
         if regions.len() > MAX_REGIONS {
-            return Err(Error::InvalidParam);
+            return Err(refused("too many regions"));
         }
         let mapped: Vec<Arc<GuestRegionMmap>> = regions
             .iter()
@@ -65,7 +66,7 @@ impl SharedMemory {
     /// Adds a region.
     pub(super) fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> Result<(), Error> {
         if self.mappings.len() == MAX_REGIONS {
-            return Err(Error::InvalidParam);
+            return Err(refused("too many regions"));
         }
         let memory = self
             .memory
@@ -97,7 +98,7 @@ impl SharedMemory {
                 let offset = address.checked_sub(mapping.front_end)?;
                 (offset < mapping.size).then(|| GuestAddress(mapping.guest + offset))
             })
-            .ok_or(Error::InvalidParam)
+            .ok_or_else(|| refused("the queue does not lie in guest memory"))
     }
 
     /// Bytes of guest memory.
@@ -120,7 +121,7 @@ fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Arc<GuestRegionMmap
     let mapped = region.mmap_region(file)?;
     GuestRegionMmap::new(mapped, GuestAddress(region.guest_phys_addr))
         .map(Arc::new)
-        .ok_or(Error::InvalidParam)
+        .ok_or_else(|| refused("the region does not fit into the address space"))
 }
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> Error {
