@@ -12,6 +12,14 @@ use log::LevelFilter;
 
 use crate::socket::ANY_CID;
 
+/// Keys of Kata's for helper processes that this agent does not have.
+const OF_OTHERS: [&str; 4] = [
+    "launch_process_timeout",
+    "cdi_timeout",
+    "cdh_api_timeout",
+    "image_pull_timeout",
+];
+
 /// Where calls are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ServerAddress {
@@ -36,8 +44,6 @@ pub(crate) struct Config {
     pub(crate) stdio_port: u32,
     /// How long to wait for a device that the host says is there.
     pub(crate) hotplug_timeout: Duration,
-    /// How long a started process may take to execute its program.
-    pub(crate) launch_timeout: Duration,
     /// Capacity of the pipes of containers' standard streams.
     pub(crate) pipe_size: Option<u32>,
     /// A file with further settings, one `key = value` a line.
@@ -58,7 +64,6 @@ impl Default for Config {
             },
             stdio_port: port::STDIO,
             hotplug_timeout: Duration::from_secs(3),
-            launch_timeout: Duration::from_secs(6),
             pipe_size: None,
             file: None,
             complaints: Vec::new(),
@@ -135,9 +140,6 @@ impl Config {
             "server_addr" => parse_address(value).map(|address| self.server = address),
             "passfd_listener_port" => value.parse().ok().map(|port| self.stdio_port = port),
             "hotplug_timeout" => parse_seconds(value).map(|limit| self.hotplug_timeout = limit),
-            "launch_process_timeout" => {
-                parse_seconds(value).map(|limit| self.launch_timeout = limit)
-            }
             "container_pipe_size" => value.parse().ok().map(|size: u32| {
                 self.pipe_size = (size > 0).then_some(size);
             }),
@@ -145,6 +147,7 @@ impl Config {
                 self.file = Some(PathBuf::from(value));
                 Some(())
             }
+            other if OF_OTHERS.contains(&other) => Some(()),
             _ => None,
         };
         if understood.is_none() {
@@ -213,7 +216,6 @@ mod tests {
             }
         );
         assert_eq!(config.hotplug_timeout, Duration::from_secs(7));
-        assert_eq!(config.launch_timeout, Duration::from_secs(9));
         assert_eq!(config.pipe_size, Some(4096));
         assert_eq!(config.stdio_port, 1030);
     }

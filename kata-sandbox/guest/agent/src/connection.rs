@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kata_protocol::ttrpc::{self, Handler, Status};
+use kata_protocol::ttrpc::{self, Code, Handler, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::task::spawn_local;
 
 use crate::service::Agent;
 use crate::transport::{Stream, linger};
@@ -64,10 +65,21 @@ async fn farewell(agent: &Agent, progress: &Progress) {
     }
 }
 
-/// Answers given and answers sent.
+/// Calls that wait for something that may never come. They are given up when
+/// their connection is lost; every other call is carried to its end, so that
+/// nothing is half done.
+const WAITING: [&str; 5] = [
+    "WaitProcess",
+    "ReadStdout",
+    "ReadStderr",
+    "WriteStdin",
+    "GetOOMEvent",
+];
+
+/// Answers that are owed and answers sent.
 #[derive(Debug, Default)]
 struct Progress {
-    answered: Cell<u64>,
+    owed: Cell<u64>,
     sent: Cell<u64>,
     closed: Cell<bool>,
     changed: Notify,
@@ -80,7 +92,7 @@ impl Progress {
     }
 
     async fn all_sent(&self) {
-        while self.sent.get() < self.answered.get() {
+        while self.sent.get() < self.owed.get() {
             self.changed.notified().await;
         }
     }
@@ -92,7 +104,7 @@ impl Progress {
     }
 }
 
-/// Counts the answers that the agent gives.
+/// Counts the answers that the agent owes.
 struct Counting {
     agent: Rc<Agent>,
     progress: Rc<Progress>,
@@ -101,9 +113,17 @@ struct Counting {
 #[async_trait(?Send)]
 impl Handler for Counting {
     async fn handle(&self, service: &str, method: &str, request: Bytes) -> Result<Vec<u8>, Status> {
-        let answer = self.agent.handle(service, method, request).await;
-        self.progress.count(&self.progress.answered);
-        answer
+        if WAITING.contains(&method) {
+            let answer = self.agent.handle(service, method, request).await;
+            self.progress.count(&self.progress.owed);
+            return answer;
+        }
+        self.progress.count(&self.progress.owed);
+        let agent = Rc::clone(&self.agent);
+        let (service, name) = (service.to_owned(), method.to_owned());
+        let work = spawn_local(async move { agent.handle(&service, &name, request).await });
+        let lost = |_| Err(Status::new(Code::Aborted, format!("{method} was given up")));
+        work.await.unwrap_or_else(lost)
     }
 }
 

@@ -73,9 +73,7 @@ pub(crate) async fn serve(config: Config, init: bool, log: &'static Log) -> Resu
         pipe_size: config.pipe_size,
         streams,
     })
-    .map_err(|source| ServeError::Containers {
-        source,
-    })?;
+    .map_err(|source| ServeError::Containers { source })?;
     if let Some(port) = config.log_port {
         let listener = bind(&server, port)?;
         detach(port, logging::serve(log, listener));

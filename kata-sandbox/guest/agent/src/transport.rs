@@ -25,6 +25,9 @@ const BACKLOG: i32 = 128;
 /// one of many that start at once; a host that does not listen refuses at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long to wait when the machine is short of memory or descriptors.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
 /// A connected stream. Tokio's type for unix sockets only reads, writes and
 /// shuts down, which a vsock stream does alike.
 pub(crate) type Stream = UnixStream;
@@ -83,6 +86,11 @@ impl Listener {
                 Ok((socket, peer)) => return Ok((stream(socket)?, peer.and_then(|p| port_of(&p)))),
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::CONNABORTED | Errno::CONNRESET | Errno::INTR) => {}
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    // There is no event for the end of a shortage.
+                    log::warn!(error:% = error; "a connection has to wait");
+                    tokio::time::sleep(SHORTAGE).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -274,3 +274,46 @@ async fn a_call_without_an_answer_does_not_keep_the_agent_up() {
     agent.destroy().await;
     assert!(waiting.await.unwrap().is_err());
 }
+
+#[tokio::test]
+async fn a_call_is_carried_to_its_end_when_its_connection_is_lost() {
+    if !able() {
+        return;
+    }
+    let agent = Agent::start("").await;
+    let storage = |driver: &str, source: &str| Storage {
+        driver: driver.into(),
+        source: source.into(),
+        fstype: "tmpfs".into(),
+        mount_point: format!("/run/{driver}"),
+        ..Storage::default()
+    };
+    let request = CreateSandboxRequest {
+        storages: vec![
+            storage("ephemeral", "x"),
+            storage("blk", "serial:none-such"),
+        ],
+        ..CreateSandboxRequest::default()
+    };
+    let lost = agent.connect().await;
+    let call = lost.create_sandbox(&request, Some(std::time::Duration::from_secs(1)));
+    assert!(call.await.is_err());
+    drop(lost);
+    assert!(
+        agent.mounts().contains(" /run/ephemeral "),
+        "the call has not begun"
+    );
+    // It fails in the end, and undoes what it did; only then there is room.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let empty = CreateSandboxRequest::default();
+    while let Err(error) = agent.service.create_sandbox(&empty, DEADLINE).await {
+        assert_eq!(error.code(), Some(Code::AlreadyExists), "{error}");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the lost call never ended"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(!agent.mounts().contains(" /run/ephemeral "));
+    agent.destroy().await;
+}

@@ -16,7 +16,7 @@ use kata_protocol::health::HealthClient;
 use kata_protocol::port;
 use kata_protocol::ttrpc::Client;
 use tempfile::TempDir;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 /// A deadline that only a broken agent meets.
 pub(crate) const DEADLINE: Option<Duration> = Some(Duration::from_secs(20));
@@ -85,6 +85,14 @@ impl Agent {
             health: HealthClient(client),
             directory,
         }
+    }
+
+    /// Another connection.
+    pub(crate) async fn connect(&self) -> AgentServiceClient {
+        let stream = UnixStream::connect(self.directory.path().join("agent"))
+            .await
+            .unwrap();
+        AgentServiceClient(Client::new(stream))
     }
 
     /// The socket that stands for a port.
