@@ -57,7 +57,7 @@ pub(super) fn load(program: &[Instruction]) -> Result<OwnedFd, Status> {
     };
     // SAFETY: `attributes` points to `count` instructions and a NUL-terminated
     // string, which outlive the call.
-    let fd = unsafe { bpf(PROG_LOAD, &attributes) }.map_err(unsupported)?;
+    let fd = unsafe { bpf(PROG_LOAD, &attributes) }.map_err(|error| unsupported(&error))?;
     // SAFETY: the kernel has just made this descriptor, for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -67,7 +67,7 @@ pub(super) fn load(program: &[Instruction]) -> Result<OwnedFd, Status> {
 /// # Errors
 /// When the kernel refuses.
 pub(super) fn attach(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Status> {
-    change(PROG_ATTACH, group, program, ALLOW_MULTI).map_err(unsupported)
+    change(PROG_ATTACH, group, program, ALLOW_MULTI).map_err(|error| unsupported(&error))
 }
 
 /// Takes a program out of force.
@@ -113,7 +113,7 @@ unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int
     libc::c_int::try_from(result).map_err(io::Error::other)
 }
 
-fn unsupported(error: io::Error) -> Status {
+fn unsupported(error: &io::Error) -> Status {
     Status::new(
         Code::FailedPrecondition,
         format!(

@@ -93,8 +93,10 @@ fn the_kernel_takes_the_program() {
         rule(true, "c", 10, 229, "rw"),
     ];
     match super::super::bpf::load(&program(&rules).unwrap()) {
-        Ok(_) => {}
-        Err(error) => eprintln!("skipped: no right to load eBPF programs here: {error}"),
+        Err(error) if error.message.contains("not permitted") => {
+            eprintln!("skipped: no right to load eBPF programs here");
+        }
+        result => drop(result.unwrap()),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Setting {
     pub(super) optional: bool,
 }
 
-fn setting(file: impl Into<String>, value: impl ToString) -> Setting {
+fn setting(file: impl Into<String>, value: impl std::fmt::Display) -> Setting {
     Setting {
         file: file.into(),
         value: value.to_string(),

@@ -10,7 +10,7 @@ mod oom;
 mod stats;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,7 @@ impl Cgroup {
     pub(crate) fn limit(&self, resources: &LinuxResources) -> Result<(), Status> {
         for setting in limits::settings(resources)? {
             let path = self.path.join(&setting.file);
-            match fs::write(&path, &setting.value) {
+            match write(&path, &setting.value) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if !setting.optional {
@@ -150,7 +150,7 @@ impl Cgroup {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn kill(&self) -> Result<(), Status> {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
+        match write(&self.path.join("cgroup.kill"), "1") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.signal(Signal::KILL),
             result => result.context(|| "kill the container's processes"),
         }
@@ -182,7 +182,7 @@ impl Cgroup {
     /// When the kernel refuses.
     pub(crate) async fn freeze(&self, freeze: bool) -> Result<(), Status> {
         let value = if freeze { "1" } else { "0" };
-        fs::write(self.path.join("cgroup.freeze"), value)
+        write(&self.path.join("cgroup.freeze"), value)
             .context(|| "change whether the container is paused")?;
         self.event("frozen", value).await
     }
@@ -273,6 +273,15 @@ impl Cgroup {
         }
         all
     }
+}
+
+/// Writes a file of the kernel's. Were it to be made if it is missing, the
+/// kernel would call that forbidden.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    fs::File::options()
+        .write(true)
+        .open(path)?
+        .write_all(value.as_bytes())
 }
 
 fn missing(file: &str) -> Status {

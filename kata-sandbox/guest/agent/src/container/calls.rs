@@ -40,7 +40,9 @@ impl Containers {
                 let message = format!("process {:?} has ended and was collected", request.exec_id);
                 return Err(Status::new(Code::NotFound, message));
             }
-            return process.signal(signal);
+            let is_init = Rc::ptr_eq(&process, &container.init);
+            let ends = is_init && container.would_ignore(signal);
+            return process.signal(if ends { Signal::KILL } else { signal });
         }
         if container.init.child.exited().is_some() {
             return Ok(());
@@ -69,7 +71,8 @@ impl Containers {
         let container = self.find(&request.container_id)?;
         let process = container.process(&request.exec_id)?;
         let response = process.wait(&container.cgroup).await;
-        if !request.exec_id.is_empty() && !process.collected.replace(true) {
+        let is_init = Rc::ptr_eq(&process, &container.init);
+        if !is_init && !process.collected.replace(true) {
             tokio::task::spawn_local(forget(
                 Rc::downgrade(&container),
                 Rc::downgrade(&process),

@@ -92,9 +92,12 @@ impl Containers {
 
 /// That no process has the id, or one whose status was collected.
 fn vacant(container: &Container, exec_id: &str) -> Result<(), Status> {
+    let id = &container.blueprint.id;
     match container.execs.borrow().get(exec_id) {
+        None if exec_id == id => Err(refuse(format!(
+            "{exec_id:?} is the name of the container's first process"
+        ))),
         Some(process) if !process.collected.get() => {
-            let id = &container.blueprint.id;
             let message = format!("container {id:?} has a process {exec_id:?} already");
             Err(Status::new(Code::AlreadyExists, message))
         }

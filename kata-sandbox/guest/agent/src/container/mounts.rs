@@ -104,7 +104,7 @@ fn bind(root: &Root, mapped: &Mapped, options: &Options) -> Result<(), Status> {
     }
     match (&mapped.ids, options.map_ids) {
         (Some(ids), wanted) => {
-            mount_api::map_ids(&source, ids, wanted.unwrap_or(below)).context(|| "map its ids")?
+            mount_api::map_ids(&source, ids, wanted.unwrap_or(below)).context(|| "map its ids")?;
         }
         (None, Some(_)) => {
             return Err(refuse("idmap without mappings of its own is not supported"));

@@ -39,7 +39,7 @@ impl Limits {
     /// When the kernel refuses.
     pub(crate) fn apply(&self) -> Result<(), Status> {
         for (resource, limit) in &self.0 {
-            rustix::process::setrlimit(*resource, limit.clone())
+            rustix::process::setrlimit(*resource, *limit)
                 .context(|| format!("set the limit {resource:?}"))?;
         }
         Ok(())

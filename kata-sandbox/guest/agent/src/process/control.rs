@@ -81,7 +81,7 @@ impl Control {
     /// # Errors
     /// When the copy sends what is no message.
     pub(crate) async fn receive(&self) -> Result<Option<Message>, Status> {
-        let message = self.0.async_io(Interest::READABLE, |fd| receive(fd)).await;
+        let message = self.0.async_io(Interest::READABLE, receive).await;
         message.context(|| "hear from a process being set up")
     }
 

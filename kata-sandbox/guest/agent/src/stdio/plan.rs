@@ -157,7 +157,7 @@ impl AgentEnds {
             let master = Rc::new(end(master)?);
             stdio.set_terminal(Rc::clone(&master));
             match to {
-                Far::Stream(stream) => relay::terminal_input(end(stream)?, Rc::clone(&master)),
+                Far::Stream(stream) => relay::terminal_input(end(stream)?, &master),
                 Far::Calls => stdio.set_stdin(Rc::clone(&master)),
                 Far::Null => {}
             }

@@ -48,8 +48,8 @@ pub(super) fn input(from: End, to: End) {
 }
 
 /// Moves the host's bytes to a terminal. Their end is typed as a person would.
-pub(super) fn terminal_input(from: End, to: Rc<End>) {
-    let to = Rc::downgrade(&to);
+pub(super) fn terminal_input(from: End, to: &Rc<End>) {
+    let to = Rc::downgrade(to);
     tokio::task::spawn_local(async move {
         loop {
             let (data, ended) = match read_some(&from).await {

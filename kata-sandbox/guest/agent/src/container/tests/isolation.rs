@@ -1,8 +1,8 @@
 //! What a container's processes can see and do.
 
 use kata_protocol::agent::{
-    Hook, Hooks, LinuxIdMapping, LinuxNamespace, LinuxSeccomp, LinuxSyscall, LinuxTimeOffset,
-    PosixRlimit, StringUser, User,
+    Hook, Hooks, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxResources, LinuxSeccomp,
+    LinuxSyscall, LinuxTimeOffset, PosixRlimit, StringUser, User,
 };
 
 use super::{Machine, as_init, mount, shell};
@@ -90,9 +90,39 @@ as_init!(
     devices_are_there_and_others_denied,
     |machine: Machine| async move {
         let script = "echo x > /dev/null && head -c 1 /dev/zero | wc -c; readlink /dev/fd; \
-                  busybox mknod /tmp/kmsg c 1 11; cat /tmp/kmsg || echo denied";
+                      busybox mknod /tmp/mem c 1 1; head -c 1 /tmp/mem > /dev/null || echo denied; \
+                      head -c 1 /dev/full | wc -c";
         let (output, _) = machine.run(machine.request("c", script)).await;
-        assert_eq!(output, "1\n/proc/self/fd\ndenied\n");
+        assert_eq!(output, "1\n/proc/self/fd\ndenied\n1\n");
+        // The specification's own rules come first, those for everyone after.
+        let rule = |allow, major, minor| LinuxDeviceCgroup {
+            allow,
+            r#type: if major < 0 { "a" } else { "c" }.into(),
+            major,
+            minor,
+            access: "rwm".into(),
+        };
+        let script = "busybox mknod /tmp/tun c 10 200; true < /tmp/tun && echo open; echo > /dev/null";
+        for (devices, expected) in [
+            (vec![rule(false, -1, -1), rule(true, 10, 200)], "open\n"),
+            (vec![rule(true, -1, -1), rule(false, 10, 200)], ""),
+        ] {
+            let mut request = machine.request("c", script);
+            let resources = LinuxResources {
+                devices,
+                ..LinuxResources::default()
+            };
+            request
+                .oci
+                .as_mut()
+                .unwrap()
+                .linux
+                .as_mut()
+                .unwrap()
+                .resources = Some(resources);
+            let (output, status) = machine.run(request).await;
+            assert_eq!((output.as_str(), status), (expected, 0));
+        }
     }
 );
 

@@ -6,6 +6,7 @@
 mod failures;
 mod isolation;
 mod life;
+mod limits;
 mod streams;
 
 use std::future::Future;
@@ -46,15 +47,7 @@ fn run_as_init<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Machine) ->
         return;
     }
     let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--pid",
-            "--net",
-            "--uts",
-            "--ipc",
-            "--fork",
-            "--mount-proc",
-        ])
+        .args(["-m", "-p", "-n", "-u", "-i", "-f", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -87,11 +80,22 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        // As in a guest, whose first root cannot be replaced.
+        super::make_root_pivotable().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let cgroup = directory.path().join("cgroup");
         std::fs::create_dir(&cgroup).unwrap();
         let none = rustix::mount::MountFlags::empty();
         rustix::mount::mount("none", &cgroup, "cgroup2", none, None).unwrap();
+        for controller in std::fs::read_to_string(cgroup.join("cgroup.controllers"))
+            .unwrap()
+            .split(' ')
+        {
+            let _ = std::fs::write(
+                cgroup.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
+        }
         // Others use the same hierarchy.
         let own = cgroup.join(format!("agent-test-{}", std::process::id()));
         let own = own.with_extension(directory.path().file_name().unwrap());
@@ -258,7 +262,7 @@ fn build_rootfs(root: &Path) {
     ]
     .into_iter()
     .chain([
-        "hostname", "stty", "touch", "readlink", "mount", "mkdir", "env", "head", "wc",
+        "dd", "hostname", "stty", "touch", "readlink", "mount", "mkdir", "env", "head", "wc",
     ]) {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
