@@ -47,6 +47,16 @@ fn state(path: &Path) -> Vec<String> {
     names.filter(|name| name != ".lock").collect()
 }
 
+/// Mounts at or below the tests' directory: the host may have others.
+fn mounts(state_dir: &Path) -> usize {
+    let directory = state_dir.parent().unwrap().display().to_string();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts
+        .lines()
+        .filter(|line| line.contains(&directory))
+        .count()
+}
+
 impl Census {
     pub fn take(state_dir: &Path) -> Self {
         Self {
@@ -67,6 +77,11 @@ impl Census {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             let now = Self::take(state_dir);
+            // Fewer descriptors are those of an earlier test's runtime.
+            let now = Self {
+                descriptors: now.descriptors.max(self.descriptors),
+                ..now
+            };
             if now == *self {
                 return;
             }

@@ -7,9 +7,11 @@
 )]
 
 pub mod fake;
+pub mod image;
 pub mod leftovers;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kata_sandbox::{
@@ -17,8 +19,12 @@ use kata_sandbox::{
 };
 use tempfile::TempDir;
 
-/// A host on which real guests can be tested.
+/// One test at a time: each counts what the process has.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A host on which real guests can be tested, by one test at a time.
 pub struct Host {
+    _alone: MutexGuard<'static, ()>,
     image: PathBuf,
     busybox: PathBuf,
     /// Short: sockets are below it.
@@ -44,7 +50,9 @@ impl Host {
             .prefix("kata")
             .tempdir_in("/tmp")
             .unwrap();
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Self {
+            _alone,
             image,
             busybox,
             directory,
