@@ -14,10 +14,26 @@ pub(super) fn can_act_for_others() -> bool {
 
 /// Gives the calling thread a umask of its own, which is none: the mode that the
 /// guest asks for is the mode that a file gets. The process's stays as it is.
-pub(super) fn clear_umask_of_this_thread() -> io::Result<()> {
-    own_umask()?;
-    rustix::process::umask(Mode::empty());
-    Ok(())
+/// Where the host forbids that (a container's seccomp profile may), the process's
+/// umask counts.
+pub(super) fn clear_umask_of_this_thread() {
+    match unshare::file_system_attributes() {
+        Ok(()) => drop(rustix::process::umask(Mode::empty())),
+        Err(error) => {
+            log::warn!(error:%; "fs: files of the guest get modes according to this process's umask");
+        }
+    }
+}
+
+/// Does what clears the umask, on a thread that may lose its own.
+pub(super) fn sparing_the_umask<T>(work: impl FnOnce() -> T) -> T {
+    if unshare::file_system_attributes().is_ok() {
+        return work();
+    }
+    let umask = rustix::process::umask(Mode::empty());
+    let done = work();
+    rustix::process::umask(umask);
+    done
 }
 
 /// Lets the calling thread keep its capabilities while it acts for a user: the
@@ -32,10 +48,6 @@ pub(super) fn keep_capabilities_of_this_thread() {
     if let Err(error) = keep() {
         log::debug!(error:%; "fs: the host checks permissions of the guest's users, too");
     }
-}
-
-fn own_umask() -> io::Result<()> {
-    unshare::file_system_attributes()
 }
 
 mod unshare {
@@ -69,10 +81,10 @@ mod tests {
         };
         // A thread of its own, so that other tests' files are not affected.
         std::thread::spawn(move || {
-            own_umask().unwrap();
+            unshare::file_system_attributes().unwrap();
             rustix::process::umask(Mode::RWXO);
             let inner = std::thread::spawn(move || {
-                clear_umask_of_this_thread().unwrap();
+                clear_umask_of_this_thread();
                 read()
             });
             assert_eq!(inner.join().unwrap(), Mode::empty());

@@ -179,10 +179,7 @@ impl Crew {
 
     /// A thread's work, until it is told to stop.
     fn work(&self) {
-        if let Err(error) = credentials::clear_umask_of_this_thread() {
-            log::error!(error:%; "fs: cannot have a umask of its own; not serving");
-            return;
-        }
+        credentials::clear_umask_of_this_thread();
         credentials::keep_capabilities_of_this_thread();
         let mut ready = Ready::new();
         loop {

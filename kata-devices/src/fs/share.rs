@@ -224,10 +224,11 @@ fn import(root_dir: String) -> io::Result<PassthroughFs<()>> {
         ..Config::default()
     };
     let make = || {
-        credentials::clear_umask_of_this_thread()?;
-        let files = PassthroughFs::new(config)?;
-        files.import()?;
-        Ok(files)
+        credentials::sparing_the_umask(|| {
+            let files = PassthroughFs::new(config)?;
+            files.import()?;
+            Ok(files)
+        })
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("kata-fs-share".to_owned());

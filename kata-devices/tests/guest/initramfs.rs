@@ -10,7 +10,8 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
 stty -echo -onlcr < /dev/ttyS0
-vsock_peer &
+vsock_peer > /tmp/peer &
+until grep -q READY /tmp/peer; do sleep 0.05; done
 exec < /dev/ttyS0 > /dev/ttyS0 2>&1
 echo "GUEST READY"
 while IFS= read -r line; do
