@@ -75,6 +75,7 @@ fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
         // The parent died before the line above could notice.
         return Err(Errno::SRCH.into());
     }
+    rustix::thread::set_no_new_privs(true)?;
     close_on_exec_from(3);
     for &fd in inherit {
         // SAFETY: the parent owns `fd` across the fork, so it is open here too.
