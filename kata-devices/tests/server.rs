@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -156,6 +156,54 @@ fn requests_that_make_no_sense_are_refused() {
         log_addr: None,
     };
     assert!(front_end.set_vring_addr(0, &nowhere).is_err());
+    assert!(server.ended().is_none(), "{:?}", server.ended());
+}
+
+#[test]
+fn regions_of_memory_come_and_go() {
+    use vhost::vhost_user::{VhostUserFrontend, VhostUserProtocolFeatures};
+    use vhost::{VhostUserMemoryRegionInfo, VringConfigData};
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = Server::fs_on(&files(), theirs).unwrap();
+    let mut front_end = Frontend::from_stream(ours, 2);
+    front_end.set_owner().unwrap();
+    front_end.get_features().unwrap();
+    let offered = front_end.get_protocol_features().unwrap();
+    assert!(!offered.contains(VhostUserProtocolFeatures::CONFIG));
+    front_end.set_protocol_features(offered).unwrap();
+    front_end.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
+
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let region = |guest_phys_addr| VhostUserMemoryRegionInfo {
+        guest_phys_addr,
+        memory_size: 1 << 20,
+        userspace_addr: 0x7000_0000 + guest_phys_addr,
+        mmap_offset: 0,
+        mmap_handle: file.as_raw_fd(),
+    };
+    let ring = VringConfigData {
+        queue_max_size: 8,
+        queue_size: 8,
+        flags: 0,
+        desc_table_addr: 0x7000_0000,
+        used_ring_addr: 0x7000_1000,
+        avail_ring_addr: 0x7000_2000,
+        log_addr: None,
+    };
+    assert!(front_end.set_vring_addr(0, &ring).is_err());
+    front_end.add_mem_region(&region(0)).unwrap();
+    front_end.add_mem_region(&region(1 << 30)).unwrap();
+    assert!(
+        front_end.add_mem_region(&region(4096)).is_err(),
+        "regions may not overlap"
+    );
+    front_end.set_vring_addr(0, &ring).unwrap();
+    front_end.remove_mem_region(&region(0)).unwrap();
+    assert!(front_end.remove_mem_region(&region(0)).is_err());
+    assert!(front_end.set_vring_addr(0, &ring).is_err());
+    front_end.reset_device().unwrap();
+    front_end.reset_owner().unwrap();
     assert!(server.ended().is_none(), "{:?}", server.ended());
 }
 

@@ -20,7 +20,7 @@ const MAX_TAG: usize = 36;
 pub struct FsConfig {
     /// The tag by which the guest mounts it.
     pub tag: String,
-    /// What it serves.
+    /// What it serves. A tree is served by one device at a time.
     pub tree: SharedTree,
 }
 
