@@ -140,3 +140,41 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Severity;
+
+    #[test]
+    fn a_host_that_is_not_capable_is_explained_with_remedies() {
+        let finding = |what: &str, remedy: Option<&str>| Finding {
+            severity: Severity::Blocker,
+            what: what.to_owned(),
+            remedy: remedy.map(str::to_owned),
+        };
+        let error = Error::NotCapable {
+            backend: "acme",
+            findings: vec![
+                finding("no acme", Some("install it")),
+                finding("no luck", None),
+            ],
+        };
+        assert_eq!(
+            error.to_string(),
+            "acme cannot run virtual machines on this host: no acme (install it); no luck"
+        );
+        assert_eq!(error.console_tail(), None);
+    }
+
+    #[test]
+    fn errors_that_involve_the_guest_carry_its_console() {
+        let error = Error::Timeout {
+            phase: "booting",
+            deadline: Duration::from_millis(1500),
+            console_tail: b"oops".to_vec(),
+        };
+        assert_eq!(error.to_string(), "booting took longer than 1500 ms");
+        assert_eq!(error.console_tail(), Some(&b"oops"[..]));
+    }
+}

@@ -81,3 +81,24 @@ impl Probe {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_usable_when_guests_would_run() {
+        let mut probe = Probe::default();
+        probe.find(Severity::Warning, "slow", Some("wait"));
+        assert!(!probe.is_usable());
+        probe.acceleration = Some(Acceleration::Emulation);
+        assert!(probe.is_usable());
+        assert_eq!(probe.findings[0].to_string(), "slow (wait)");
+    }
+
+    #[test]
+    fn what_blocks_weighs_most() {
+        assert!(Severity::Blocker > Severity::Warning && Severity::Warning > Severity::Note);
+        assert_eq!(Acceleration::Kvm.to_string(), "KVM");
+    }
+}
