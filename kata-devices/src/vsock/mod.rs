@@ -32,6 +32,7 @@ mod packet;
 mod ports;
 mod rx;
 mod served;
+mod sockets;
 mod streams;
 
 pub use config::VsockConfig;
