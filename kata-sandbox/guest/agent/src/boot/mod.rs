@@ -4,11 +4,12 @@
 //! early     a root that containers can leave, /proc, the kernel command line,
 //!           modules of the image
 //!           (here the agent listens, and dials the host)
-//! complete  the other file systems, cgroups, limits, the loopback interface
+//! complete  the other file systems, cgroups, limits
 //! ```
 //!
 //! What the announcement does not need is done after it is on its way, while
-//! the host reads it. Nothing here is done by an agent that another init
+//! the host reads it; the loopback interface, the slowest single step, after
+//! the sandbox is made and before its first container is. Nothing here is done by an agent that another init
 //! started.
 
 mod cgroups;
@@ -75,6 +76,5 @@ pub(crate) fn complete() -> Result<(), BootError> {
         maximum: Some(OPEN_FILES),
     };
     setrlimit(Resource::Nofile, limit)
-        .map_err(|error| step("raise the limit of open files")(error.into()))?;
-    crate::network::loopback_up().map_err(step("set up the loopback interface"))
+        .map_err(|error| step("raise the limit of open files")(error.into()))
 }

@@ -9,7 +9,7 @@ mod sandbox;
 
 // Not the specification's Box of a console size.
 use std::boxed::Box;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use kata_protocol::agent::*;
 use kata_protocol::health::{Health, ServingStatus};
 use kata_protocol::ttrpc::{Code, Handler, Status};
 use kata_protocol::types;
+use tokio::task::{spawn_local, yield_now};
 
 pub(crate) use destroy::Ending;
 use sandbox::Sandbox;
@@ -40,6 +41,8 @@ pub(crate) struct Agent {
     pub(crate) ending: Ending,
     storages: Storages,
     sandbox: RefCell<Option<Sandbox>>,
+    /// Whether the loopback interface is as containers expect it.
+    loopback: Rc<Cell<bool>>,
 }
 
 impl Agent {
@@ -53,6 +56,7 @@ impl Agent {
             ending: Ending::default(),
             storages,
             sandbox: RefCell::default(),
+            loopback: Rc::new(Cell::new(!init)),
         })
     }
 }
@@ -94,7 +98,20 @@ impl Health for Agent {
 #[async_trait(?Send)]
 impl AgentService for Agent {
     async fn create_sandbox(&self, request: CreateSandboxRequest) -> Result<(), Status> {
-        sandbox::create(self, request).await
+        sandbox::create(self, request).await?;
+        let loopback = Rc::clone(&self.loopback);
+        spawn_local(async move {
+            // The answer goes first; this costs tens of milliseconds on a
+            // machine that is emulated.
+            for _ in 0..4 {
+                yield_now().await;
+            }
+            if let Err(status) = loopback_up(&loopback) {
+                // The first container that is made says so too.
+                log::warn!(error:% = status; "there is no loopback interface yet");
+            }
+        });
+        Ok(())
     }
 
     async fn destroy_sandbox(&self, _: DestroySandboxRequest) -> Result<(), Status> {
@@ -102,6 +119,7 @@ impl AgentService for Agent {
     }
 
     async fn create_container(&self, mut request: CreateContainerRequest) -> Result<(), Status> {
+        loopback_up(&self.loopback)?;
         let claims = self.storages.prepare(&mut request).await?;
         let id = request.container_id.clone();
         let created = self.containers.create(request).await;
@@ -256,6 +274,15 @@ impl AgentService for Agent {
     async fn copy_file(&self, request: CopyFileRequest) -> Result<(), Status> {
         copy::copy(request)
     }
+}
+
+/// Brings the loopback interface up, once.
+fn loopback_up(done: &Cell<bool>) -> Result<(), Status> {
+    if !done.get() {
+        network::loopback_up().map_err(internal("bring the loopback interface up"))?;
+        done.set(true);
+    }
+    Ok(())
 }
 
 /// A failure of the agent's own while it did `what`.
