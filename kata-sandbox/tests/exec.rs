@@ -1,4 +1,5 @@
 //! Containers and what is executed in them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

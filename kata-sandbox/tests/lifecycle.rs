@@ -1,4 +1,5 @@
 //! A sandbox from its start to its end.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Many sandboxes at once, and starts given up at any moment.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

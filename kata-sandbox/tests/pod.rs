@@ -1,4 +1,5 @@
 //! Several containers in one sandbox, and streams into it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -18,7 +19,7 @@ async fn containers_of_a_sandbox_share_its_loopback_and_nothing_else() {
     let client = host.sleeper(&sandbox, "client").await;
 
     let script = "while true; do echo served | nc -l -p 8080; done";
-    let _listening = server
+    let listening = server
         .exec("/bin/sh")
         .args(["-c", script])
         .spawn()
@@ -35,7 +36,7 @@ async fn containers_of_a_sandbox_share_its_loopback_and_nothing_else() {
     assert_eq!(text(&processes.stdout), "0\n");
 
     let echo = "while true; do nc -l -p 8081 -e cat; done";
-    let _echoing = server
+    let echoing = server
         .exec("/bin/sh")
         .args(["-c", echo])
         .spawn()
@@ -72,13 +73,12 @@ async fn containers_of_a_sandbox_share_its_loopback_and_nothing_else() {
         .start()
         .await
         .unwrap();
-    graceful.control();
     sandbox.stop(Duration::from_secs(3)).await.unwrap();
     // The others have no handler: the first process of a namespace ignores it.
     assert_eq!(graceful.wait().await.unwrap(), Exit::Code(5));
     assert_ne!(server.wait().await.unwrap(), Exit::Lost);
     drop((
-        graceful, server, client, _listening, _echoing, sandbox, runtime,
+        graceful, server, client, listening, echoing, sandbox, runtime,
     ));
     before.assert_same_soon(&host.state_dir());
 }
@@ -148,7 +148,7 @@ async fn a_sandbox_whose_monitor_dies_is_lost_and_leaves_nothing() {
     let runtime = host.runtime();
     let sandbox = host.start(&runtime, "victim").await;
     let container = host.sleeper(&sandbox, "c").await;
-    kill_monitor(&host, "victim");
+    kill_monitor();
     let exit = sandbox.wait().await;
     assert!(
         matches!(exit, SandboxExit::MonitorCrashed { .. }),
@@ -166,17 +166,21 @@ async fn a_sandbox_whose_monitor_dies_is_lost_and_leaves_nothing() {
     before.assert_same_soon(&host.state_dir());
 }
 
-/// Kills the QEMU of that sandbox.
-fn kill_monitor(host: &Host, id: &str) {
-    let directory = host.state_dir().join(id).display().to_string();
+/// Kills this process's QEMU; there is one.
+fn kill_monitor() {
+    let me = std::process::id().to_string();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let read = |file| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        if read("comm").starts_with("qemu") && read("cmdline").contains(&directory) {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let Some((name, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        let parent = rest.split_whitespace().nth(1);
+        if parent == Some(me.as_str()) && name.contains("(qemu") {
             let pid = entry.file_name().to_string_lossy().parse().unwrap();
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
             return;
         }
     }
-    panic!("no monitor of {id}");
+    panic!("this process has no QEMU");
 }

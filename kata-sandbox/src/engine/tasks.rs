@@ -67,7 +67,9 @@ mod tests {
         tasks.abort_all();
         assert!(end.await.is_err());
         let (kept, end) = tokio::sync::oneshot::channel::<()>();
-        tasks.spawn(async move { drop(kept.send(())) });
+        tasks.spawn(async move {
+            let _ = kept.send(());
+        });
         assert!(end.await.is_err());
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 
 /// What is wrong with the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     None,
     /// It never announces itself.
@@ -50,7 +50,7 @@ pub enum Fault {
 }
 
 #[derive(Debug)]
-pub struct Fake(pub Fault);
+pub(crate) struct Fake(pub(crate) Fault);
 
 #[async_trait]
 impl Hypervisor for Fake {
@@ -196,10 +196,10 @@ async fn behave(fault: Fault, socket: &Path, exit: ExitSender) {
     match fault {
         Fault::Garbage => {
             stream.write_all(&[0xff; 4096]).await.ok();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Fault::HangsUp => drop(stream),
-        Fault::Deaf => std::future::pending().await,
+        Fault::Deaf => std::future::pending::<()>().await,
         _ => {
             let agent = Rc::new(FakeAgent {
                 fault,
@@ -210,7 +210,7 @@ async fn behave(fault: Fault, socket: &Path, exit: ExitSender) {
         }
     }
     keeping.abort();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 struct FakeAgent {
@@ -297,7 +297,7 @@ impl AgentService for FakeAgent {
 }
 
 /// A runtime on a fake hypervisor, with an image that is not looked at.
-pub fn runtime(directory: &Path, fault: Fault) -> RuntimeBuilder {
+pub(crate) fn runtime(directory: &Path, fault: Fault) -> RuntimeBuilder {
     super::image::make(&directory.join("image"));
     Runtime::builder()
         .hypervisor(Fake(fault))

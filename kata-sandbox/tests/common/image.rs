@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kata_protocol::manifest::{FILE, ImageFile};
 
-pub fn make(directory: &Path) {
+pub(crate) fn make(directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
     std::fs::write(directory.join("vmlinux"), b"kernel").unwrap();
     std::fs::write(directory.join("initramfs"), b"agent").unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// A census of children, threads, descriptors, mounts and files.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Census {
+pub(crate) struct Census {
     children: usize,
     threads: BTreeSet<String>,
     descriptors: usize,
@@ -58,7 +58,7 @@ fn mounts(state_dir: &Path) -> usize {
 }
 
 impl Census {
-    pub fn take(state_dir: &Path) -> Self {
+    pub(crate) fn take(state_dir: &Path) -> Self {
         Self {
             children: children(),
             threads: threads(),
@@ -73,7 +73,7 @@ impl Census {
 
     /// Waits until all is as it was, and fails when it is not so in time: what
     /// a drop began may take a moment to end.
-    pub fn assert_same_soon(&self, state_dir: &Path) {
+    pub(crate) fn assert_same_soon(&self, state_dir: &Path) {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             let now = Self::take(state_dir);

@@ -6,9 +6,9 @@
     reason = "which part is unused differs by file"
 )]
 
-pub mod fake;
-pub mod image;
-pub mod leftovers;
+pub(crate) mod fake;
+pub(crate) mod image;
+pub(crate) mod leftovers;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,17 +23,17 @@ use tempfile::TempDir;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A host on which real guests can be tested, by one test at a time.
-pub struct Host {
+pub(crate) struct Host {
     _alone: MutexGuard<'static, ()>,
     image: PathBuf,
     busybox: PathBuf,
     /// Short: sockets are below it.
-    pub directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl Host {
     /// `None`, aloud, where the environment has no guest image or busybox.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let busybox = std::env::var_os("KATA_BUSYBOX").map_or("/bin/busybox".into(), PathBuf::from);
         let Some(image) = std::env::var_os("KATA_GUEST_IMAGE").map(PathBuf::from) else {
             eprintln!("skipped: KATA_GUEST_IMAGE names no guest image");
@@ -59,21 +59,21 @@ impl Host {
         })
     }
 
-    pub fn builder(&self) -> RuntimeBuilder {
+    pub(crate) fn builder(&self) -> RuntimeBuilder {
         Runtime::builder()
             .state_dir(self.state_dir())
             .guest_image(&self.image)
     }
 
-    pub fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.directory.path().join("s")
     }
 
-    pub fn runtime(&self) -> Runtime {
+    pub(crate) fn runtime(&self) -> Runtime {
         self.builder().build().unwrap()
     }
 
-    pub async fn start(&self, runtime: &Runtime, id: &str) -> Sandbox {
+    pub(crate) async fn start(&self, runtime: &Runtime, id: &str) -> Sandbox {
         let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
         match builder.boot_timeout(Duration::from_secs(60)).start().await {
             Ok(sandbox) => sandbox,
@@ -85,7 +85,7 @@ impl Host {
     }
 
     /// A directory with busybox and a few files, fresh for each caller.
-    pub fn rootfs(&self, name: &str) -> PathBuf {
+    pub(crate) fn rootfs(&self, name: &str) -> PathBuf {
         let root = self.directory.path().join(name);
         for part in ["bin", "proc", "sys", "dev", "tmp", "etc", "data"] {
             std::fs::create_dir_all(root.join(part)).unwrap();
@@ -115,12 +115,12 @@ impl Host {
         root
     }
 
-    pub fn spec(&self, rootfs: &Path, script: &str) -> ContainerSpec {
+    pub(crate) fn spec(&self, rootfs: &Path, script: &str) -> ContainerSpec {
         ContainerSpec::new(Rootfs::Dir(rootfs.to_owned())).command(["/bin/sh", "-c", script])
     }
 
     /// A container that sleeps, to execute things in.
-    pub async fn sleeper(&self, sandbox: &Sandbox, id: &str) -> Container {
+    pub(crate) async fn sleeper(&self, sandbox: &Sandbox, id: &str) -> Container {
         let rootfs = self.rootfs(&format!("{}-{id}", sandbox.id()));
         let spec = self.spec(&rootfs, "exec sleep 100000");
         let container = sandbox.container(id, spec).await.unwrap();
@@ -130,7 +130,7 @@ impl Host {
 }
 
 /// Runs a script in a container to its end.
-pub async fn sh(container: &Container, script: &str) -> Output {
+pub(crate) async fn sh(container: &Container, script: &str) -> Output {
     let exec = container.exec("/bin/sh").args(["-c", script]);
     exec.timeout(Duration::from_secs(60))
         .output()
@@ -138,6 +138,6 @@ pub async fn sh(container: &Container, script: &str) -> Output {
         .unwrap()
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
