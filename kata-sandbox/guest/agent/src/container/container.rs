@@ -7,7 +7,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use kata_protocol::agent::WaitProcessResponse;
@@ -107,6 +107,8 @@ pub(super) struct Container {
     pub(super) cgroup: Rc<Cgroup>,
     pub(super) init: Rc<Process>,
     pub(super) execs: RefCell<HashMap<String, Rc<Process>>>,
+    /// Ids of processes that are being made.
+    pub(super) starting: RefCell<HashSet<String>>,
     /// What exec'd processes join.
     pub(super) namespaces: ThreadNameSpaceType,
     /// To the first process, until it is started.

@@ -104,6 +104,7 @@ impl Containers {
             blueprint,
             cgroup,
             execs: std::cell::RefCell::default(),
+            starting: std::cell::RefCell::default(),
             control: Some(control).into(),
             paused: false.into(),
         });

@@ -6,9 +6,11 @@
 //! ready is ready before the copy.
 
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use kata_protocol::agent::{ExecProcessRequest, StartedProcess};
 use kata_protocol::ttrpc::{Code, Status};
+use rustix::process::Signal;
 use rustix::thread::move_into_thread_name_spaces;
 
 use super::blueprint::Task;
@@ -16,7 +18,7 @@ use super::container::{Container, Process};
 use super::first_process::{become_program, hide_from_containers, join_stdio};
 use super::{Containers, check_id};
 use crate::process::{
-    Context as _, Copy, CopyControl, clone_self, control_pair, detach_from_agent, refuse,
+    Child, Context as _, Copy, CopyControl, clone_self, control_pair, detach_from_agent, refuse,
 };
 use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
 
@@ -50,8 +52,9 @@ impl Containers {
         let streams = Plan::new(&self.config.streams, ports, terminal).await?;
         let (child_ends, agent_ends) = streams.open(self.config.pipe_size)?;
 
-        // From here to the insertion nothing waits: no two can have one id.
-        vacant(&container, &request.exec_id)?;
+        let mut starting = Starting::new(&container, &request.exec_id)?;
+        // Asked here, so that the copy knows.
+        own_oom_score();
         let (control, copy_control) = control_pair()?;
         let mut keep = child_ends.keep();
         keep.push(std::os::fd::AsRawFd::as_raw_fd(
@@ -73,6 +76,7 @@ impl Containers {
         })?;
         drop((child_ends, copy_control));
         let pid = child.pid().as_raw_nonzero().get().unsigned_abs();
+        starting.child = Some(child.clone());
         let master = match control.executed().await {
             Ok(master) => master,
             Err(status) => {
@@ -81,6 +85,8 @@ impl Containers {
             }
         };
         let process = Process::new(child, agent_ends.connect(master)?, oom_kills);
+        starting.child = None;
+        drop(starting);
         container.follow(&process);
         container
             .execs
@@ -90,17 +96,47 @@ impl Containers {
     }
 }
 
+/// A process that is being made: its id is taken. Killed if it is given up, as
+/// nobody would know of it.
+struct Starting<'a> {
+    container: &'a Container,
+    exec_id: &'a str,
+    child: Option<Child>,
+}
+
+impl<'a> Starting<'a> {
+    fn new(container: &'a Container, exec_id: &'a str) -> Result<Self, Status> {
+        vacant(container, exec_id)?;
+        container.starting.borrow_mut().insert(exec_id.to_owned());
+        Ok(Self {
+            container,
+            exec_id,
+            child: None,
+        })
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.container.starting.borrow_mut().remove(self.exec_id);
+        if let Some(child) = self.child.take().filter(|child| child.exited().is_none())
+            && let Err(error) = child.signal(Signal::KILL)
+        {
+            log::warn!(error:%; "cannot kill a process that was given up");
+        }
+    }
+}
+
 /// That no process has the id, or one whose status was collected.
 fn vacant(container: &Container, exec_id: &str) -> Result<(), Status> {
     let id = &container.blueprint.id;
+    let taken = || {
+        let message = format!("container {id:?} has a process {exec_id:?} already");
+        Err(Status::new(Code::AlreadyExists, message))
+    };
     match container.execs.borrow().get(exec_id) {
-        None if exec_id == id => Err(refuse(format!(
-            "{exec_id:?} is the name of the container's first process"
-        ))),
-        Some(process) if !process.collected.get() => {
-            let message = format!("container {id:?} has a process {exec_id:?} already");
-            Err(Status::new(Code::AlreadyExists, message))
-        }
+        _ if exec_id == id || container.starting.borrow().contains(exec_id) => taken(),
+        Some(process) if !process.collected.get() => taken(),
         _ => Ok(()),
     }
 }
@@ -110,9 +146,11 @@ fn run(container: &Container, task: &mut Task, ends: &ChildEnds, control: &CopyC
     let join = |task: &Task| {
         hide_from_containers()?;
         detach_from_agent().context(|| "leave the agent's session")?;
-        // Through the agent's /proc, before the container's is all there is.
-        std::fs::write("/proc/self/oom_score_adj", task.oom_score.to_string())
-            .context(|| format!("set the OOM score to {}", task.oom_score))?;
+        if own_oom_score() != Some(task.oom_score) {
+            // Through the agent's /proc, before the container's is all there is.
+            std::fs::write("/proc/self/oom_score_adj", task.oom_score.to_string())
+                .context(|| format!("set the OOM score to {}", task.oom_score))?;
+        }
         move_into_thread_name_spaces(container.init.child.pidfd(), container.namespaces)
             .context(|| "join the container's namespaces")?;
         rustix::process::umask(rustix::fs::Mode::from(0o022));
@@ -121,7 +159,17 @@ fn run(container: &Container, task: &mut Task, ends: &ChildEnds, control: &CopyC
         Ok(account)
     };
     match join(task) {
-        Ok(account) => become_program(task, &account, container.blueprint.filter.as_ref(), control),
+        Ok(account) => become_program(task, &account, container.blueprint.filter.as_ref()),
         Err(status) => status,
     }
+}
+
+/// The agent's own OOM score, which its copies have. It is read once: the agent
+/// sets it, if it does, before there are containers.
+fn own_oom_score() -> Option<i64> {
+    static SCORE: OnceLock<Option<i64>> = OnceLock::new();
+    *SCORE.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+        text.trim().parse().ok()
+    })
 }

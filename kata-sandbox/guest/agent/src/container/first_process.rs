@@ -29,7 +29,7 @@ use crate::stdio::{ChildEnds, Terminal};
 /// Makes the container and becomes its program; returns only if it cannot.
 pub(super) fn run(blueprint: &Blueprint, ends: &ChildEnds, control: &CopyControl) -> Status {
     match make_container(blueprint, ends, control) {
-        Ok((mut task, account)) => start(blueprint, &mut task, &account, control),
+        Ok((mut task, account)) => start(blueprint, &mut task, &account),
         Err(status) => status,
     }
 }
@@ -74,17 +74,12 @@ fn make_container(
     Ok((task, account))
 }
 
-fn start(
-    blueprint: &Blueprint,
-    task: &mut Task,
-    account: &Account,
-    control: &CopyControl,
-) -> Status {
+fn start(blueprint: &Blueprint, task: &mut Task, account: &Account) -> Status {
     let created = blueprint.state(state::Status::Created, own_pid());
     if let Err(status) = hooks::run_all(&blueprint.hooks.start_container, &created) {
         return status;
     }
-    become_program(task, account, blueprint.filter.as_ref(), control)
+    become_program(task, account, blueprint.filter.as_ref())
 }
 
 /// The last steps, which exec'd processes take, too.
@@ -92,7 +87,6 @@ pub(super) fn become_program(
     task: &mut Task,
     account: &Account,
     filter: Option<&Filter>,
-    _control: &CopyControl,
 ) -> Status {
     task.program.complete_environment(account.uid);
     let program = &task.program;

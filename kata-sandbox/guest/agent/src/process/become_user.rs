@@ -130,9 +130,15 @@ impl Privileges {
             filter.install()?;
         }
         self.capabilities.bound()?;
-        set_keep_capabilities(true).context(|| "keep the capabilities across the user")?;
+        // Only leaving root costs capabilities.
+        let leaves_root = account.uid != 0;
+        if leaves_root {
+            set_keep_capabilities(true).context(|| "keep the capabilities across the user")?;
+        }
         become_account(account)?;
-        set_keep_capabilities(false).context(|| "stop keeping the capabilities")?;
+        if leaves_root {
+            set_keep_capabilities(false).context(|| "stop keeping the capabilities")?;
+        }
         last()?;
         self.capabilities.apply()?;
         if self.no_new_privileges {

@@ -102,7 +102,8 @@ as_init!(
             minor,
             access: "rwm".into(),
         };
-        let script = "busybox mknod /tmp/tun c 10 200; true < /tmp/tun && echo open; echo > /dev/null";
+        let script =
+            "busybox mknod /tmp/tun c 10 200; true < /tmp/tun && echo open; echo > /dev/null";
         for (devices, expected) in [
             (vec![rule(false, -1, -1), rule(true, 10, 200)], "open\n"),
             (vec![rule(true, -1, -1), rule(false, 10, 200)], ""),

@@ -77,6 +77,12 @@ as_init!(
             assert_eq!(machine.wait("c", "e").await.status, 5);
         }
         machine.exec("c", "e", shell("true")).await.unwrap();
+        // Of two at once with one id, one is.
+        let (one, other) = tokio::join!(
+            machine.exec("c", "twice", shell("true")),
+            machine.exec("c", "twice", shell("true")),
+        );
+        assert!(one.is_ok() && other.is_err_and(|status| status.code() == Code::AlreadyExists));
         let again = machine.exec("c", "e", shell("true")).await;
         assert!(again.is_err_and(|status| status.code() == Code::AlreadyExists));
         machine.remove("c").await.unwrap();
