@@ -1,5 +1,6 @@
-//! The raw floor of a boot: the same QEMU, machine, kernel and memory, with an
-//! initramfs whose init prints one line.
+//! The raw floor of a boot: the same QEMU, machine, processor, kernel, command line
+//! and memory as a sandbox's, with an initramfs whose init prints one line, and
+//! without the devices. What "the same" is, is read off a running sandbox's QEMU.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,14 +12,37 @@ use tokio::process::Command;
 
 /// What the init prints; see `guest-probe`.
 const LINE: &str = "floor";
+/// Options that a floor shares with a sandbox, each with one argument.
+const SHARED: [&str; 7] = [
+    "-M", "-machine", "-accel", "-cpu", "-global", "-append", "-kernel",
+];
 
 pub(crate) struct Floor {
-    kernel: PathBuf,
+    program: PathBuf,
+    arguments: Vec<String>,
     initramfs: tempfile::NamedTempFile,
 }
 
 impl Floor {
-    pub(crate) fn new(image: &Path, probe: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+    /// The floor of the QEMU that is this process's child now.
+    pub(crate) fn of_child(probe: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let (program, words) = child()?.ok_or("no QEMU runs below this process")?;
+        let mut arguments = Vec::new();
+        for pair in words.windows(2) {
+            if SHARED.contains(&pair[0].as_str()) {
+                // The backend of shared memory is there for the devices' sake.
+                let kept: Vec<&str> = pair[1]
+                    .split(',')
+                    .filter(|word| !word.starts_with("memory-backend="))
+                    .collect();
+                let value = if pair[0] == "-append" {
+                    pair[1].clone()
+                } else {
+                    kept.join(",")
+                };
+                arguments.extend([pair[0].clone(), value]);
+            }
+        }
         let mut archive = Archive::new();
         archive.insert(
             "init",
@@ -41,7 +65,8 @@ impl Floor {
             archive.to_bytes().ok_or("the archive is too large")?,
         )?;
         Ok(Self {
-            kernel: image.join("vmlinux"),
+            program,
+            arguments,
             initramfs,
         })
     }
@@ -49,15 +74,8 @@ impl Floor {
     /// From starting QEMU until the line is on the serial port.
     pub(crate) async fn boot(&self, mib: u64) -> Result<Duration, Box<dyn std::error::Error>> {
         let began = Instant::now();
-        let mut child = Command::new("qemu-system-x86_64")
-            .args([
-                "-M",
-                "microvm,acpi=off,pit=on,pic=on,rtc=on",
-                "-cpu",
-                "max",
-                "-smp",
-                "1",
-            ])
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
             .args([
                 "-m",
                 &mib.to_string(),
@@ -66,13 +84,7 @@ impl Floor {
                 "-display",
                 "none",
             ])
-            .args(["-no-reboot", "-serial", "stdio", "-accel", "tcg"])
-            .args([
-                "-append",
-                "console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr",
-            ])
-            .arg("-kernel")
-            .arg(&self.kernel)
+            .args(["-no-reboot", "-serial", "stdio"])
             .arg("-initrd")
             .arg(self.initramfs.path())
             .stdin(Stdio::null())
@@ -89,4 +101,28 @@ impl Floor {
         }
         Err("the floor's guest ended without its line".into())
     }
+}
+
+/// Program and arguments of the QEMU whose parent is this process.
+fn child() -> std::io::Result<Option<(PathBuf, Vec<String>)>> {
+    let parent = format!("PPid:\t{}", std::process::id());
+    for entry in std::fs::read_dir("/proc")? {
+        let process = entry?.path();
+        // A process may end while it is looked at.
+        let Ok(status) = std::fs::read_to_string(process.join("status")) else {
+            continue;
+        };
+        let Ok(line) = std::fs::read_to_string(process.join("cmdline")) else {
+            continue;
+        };
+        if status.lines().any(|line| line == parent) && line.contains("-append") {
+            let words = line
+                .split_terminator('\0')
+                .skip(1)
+                .map(str::to_owned)
+                .collect();
+            return Ok(Some((std::fs::read_link(process.join("exe"))?, words)));
+        }
+    }
+    Ok(None)
 }

@@ -86,10 +86,18 @@ fn millis(time: Duration) -> (f64, String) {
     (millis, format!("{millis:.1} ms"))
 }
 
+async fn floor(kit: &Kit, runtime: &Runtime) -> Outcome<Floor> {
+    let sandbox = start_named(runtime, "model").await?;
+    let floor = Floor::of_child(&kit.probe);
+    sandbox.stop(Duration::ZERO).await?;
+    sandbox.delete().await?;
+    floor
+}
+
 /// `start()` until Running, against the raw boot.
 pub(crate) async fn start(kit: &Kit, table: &mut Table) -> Outcome {
-    let floor = Floor::new(&kit.image, &kit.probe)?;
     let (_state, runtime) = runtime(kit)?;
+    let floor = floor(kit, &runtime).await?;
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     let mut timeline = None;
     // One round to warm up: page cache, probe, checksums.
@@ -287,7 +295,8 @@ async fn start_named(runtime: &Runtime, id: &str) -> Outcome<Sandbox> {
 /// Twenty sandboxes started at once, against twenty raw boots started at once.
 pub(crate) async fn crowd(kit: &Kit, table: &mut Table) -> Outcome {
     const CROWD: usize = 20;
-    let floor = Floor::new(&kit.image, &kit.probe)?;
+    let (_state, runtime) = runtime(kit)?;
+    let floor = floor(kit, &runtime).await?;
     let began = Instant::now();
     let mut boots = Vec::new();
     for _ in 0..CROWD {
@@ -298,7 +307,6 @@ pub(crate) async fn crowd(kit: &Kit, table: &mut Table) -> Outcome {
     }
     let raw = began.elapsed();
 
-    let (_state, runtime) = runtime(kit)?;
     let began = Instant::now();
     let mut starts = Vec::new();
     for index in 0..CROWD {
