@@ -6,7 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Host, leftovers::Census, sh, text};
-use kata_sandbox::{ErrorKind, Exit, Features, SandboxExit, SandboxState, Signal, StdioMode};
+use kata_sandbox::{
+    ErrorKind, Exit, Features, Process, SandboxExit, SandboxState, Signal, StdioMode,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,25 +64,33 @@ async fn containers_of_a_sandbox_share_its_loopback_and_nothing_else() {
         sandbox.resume().await.unwrap();
         assert!(sh(&client, "true").await.exit.success());
     }
-    let spec = host.spec(
-        &host.rootfs("graceful"),
-        "trap 'exit 5' TERM; while true; do sleep 0.1; done",
-    );
-    let graceful = sandbox
-        .container("graceful", spec)
-        .await
-        .unwrap()
-        .start()
-        .await
-        .unwrap();
+    let asked = obedient(&host, &sandbox, "asked").await;
+    asked.kill(Signal::TERM).await.unwrap();
+    assert_eq!(asked.wait().await.unwrap(), Exit::Code(5));
+    let graceful = obedient(&host, &sandbox, "graceful").await;
     sandbox.stop(Duration::from_secs(3)).await.unwrap();
-    // The others have no handler: the first process of a namespace ignores it.
     assert_eq!(graceful.wait().await.unwrap(), Exit::Code(5));
     assert_ne!(server.wait().await.unwrap(), Exit::Lost);
     drop((
-        graceful, server, client, listening, echoing, sandbox, runtime,
+        asked, graceful, server, client, listening, echoing, sandbox, runtime,
     ));
     before.assert_same_soon(&host.state_dir());
+}
+
+/// A process that ends when it is asked to, and is ready to be.
+async fn obedient(host: &Host, sandbox: &kata_sandbox::Sandbox, id: &str) -> Process {
+    let script = "trap 'exit 5' TERM; echo ready; while true; do sleep 0.1; done";
+    let spec = host.spec(&host.rootfs(id), script).stdio(StdioMode::Piped);
+    let container = sandbox.container(id, spec).await.unwrap();
+    let mut process = container.start().await.unwrap();
+    let mut ready = [0; 6];
+    process
+        .take_stdout()
+        .unwrap()
+        .read_exact(&mut ready)
+        .await
+        .unwrap();
+    process
 }
 
 /// A server that takes one connection at a time may be between two.
