@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use kata_devices::vsock::VsockConfig;
 use kata_hypervisor::qemu::Qemu;
 use kata_hypervisor::{
-    Devices, Error, Hypervisor, KernelCommandLine, MachineSize, MemorySize, VmConfig,
+    Devices, Error, Hypervisor, KernelCommandLine, MachineSize, MemorySize, StopMode, VmConfig,
+    VmExit,
 };
 
 /// A machine of a case, or the reason to skip it.
@@ -128,4 +130,53 @@ async fn an_argument_that_qemu_does_not_know_is_quoted() {
     let qemu = Qemu::new().binary(&case.qemu).extra_arg("-no-such-option");
     let error = case.create(qemu, SOON).await;
     assert!(error.to_string().contains("no-such-option"), "{error}");
+}
+
+/// Takes the descriptor of the vsock device's back end.
+const VSOCK: &str = "for a; do case $a in *id=vsock,fd=*) v=${a##*fd=};; esac; done";
+
+fn with_vsock(mut config: VmConfig) -> VmConfig {
+    config.devices.vsock = Some(VsockConfig {
+        guest_cid: 3,
+        socket: config.run_dir.join("vsock"),
+    });
+    config
+}
+
+#[tokio::test]
+async fn one_that_breaks_a_device_is_killed_and_the_device_is_named() {
+    let Some(case) = Case::new() else { return };
+    let qemu = case.script(&format!(
+        "{VSOCK}; printf nonsense-nonsense >&$v; exec sleep 1000"
+    ));
+    let config = with_vsock(case.config(SOON));
+    let error = qemu.create(config).await.expect_err("no machine is made");
+    let Error::Ended { reason, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(reason.contains("vsock device has ended"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_machine_whose_device_breaks_later_has_crashed() {
+    let Some(case) = Case::new() else { return };
+    let fifo = case.directory.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("mkfifo").success());
+    // Beside QEMU, somebody waits to be told, then talks into its connection.
+    let qemu = case.script(&format!(
+        "{VSOCK}; (read x < {}; printf nonsense-nonsense >&$v) & exec {} \"$@\"",
+        fifo.display(),
+        case.qemu.display()
+    ));
+    let config = with_vsock(case.config(SOON));
+    let vm = qemu.create(config).await.expect("a machine");
+    std::fs::write(&fifo, "now\n").expect("somebody reads");
+    let exit = tokio::time::timeout(SOON, vm.wait()).await;
+    let exit = exit.expect("it ends soon").expect("how it ended");
+    let VmExit::Crashed { reason } = &exit else {
+        panic!("{exit:?}")
+    };
+    assert!(reason.contains("vsock device has ended"), "{reason}");
+    assert_eq!(vm.stop(StopMode::Kill).await.expect("stop"), exit);
 }

@@ -11,6 +11,8 @@ pub(crate) enum End {
     Exited(i32),
     /// This signal killed it.
     Signalled(i32),
+    /// Its keeper killed it, because what it leans on has failed.
+    LetDown(String),
     /// Somebody else reaped it, or nobody could see it end.
     Unknown,
 }
@@ -30,6 +32,7 @@ impl fmt::Display for End {
         match self {
             Self::Exited(code) => write!(f, "exited with status {code}"),
             Self::Signalled(signal) => write!(f, "was killed by signal {signal}"),
+            Self::LetDown(reason) => write!(f, "was killed because {reason}"),
             Self::Unknown => f.write_str("ended, and another part of the program took its status"),
         }
     }

@@ -9,16 +9,19 @@
 //! worker thread of the embedder's.
 //!
 //! ```text
-//!  Child::spawn ──▶ keeper thread: fork+exec ─▶ poll(pidfd, stdout, stderr) ─▶ reap
-//!      ▲                                                                         │
-//!      └── Child (kill on drop) ◀──────────── watch: End ◀── drop what was lent ◀┘
+//!  Child::spawn ──▶ keeper thread: fork+exec ─▶ poll(pidfd, output, support) ─▶ reap
+//!      ▲                                                                          │
+//!      └── Child (kill on drop) ◀───────────── watch: End ◀── drop what was lent ◀┘
 //! ```
+//!
+//! A child whose [`Support`] fails while it lives cannot go on, though it may
+//! not notice: its keeper kills it, and its end says why.
 
 mod end;
 mod keeper;
 mod spawn;
+mod support;
 
-use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +32,7 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use end::End;
 pub(crate) use spawn::Program;
+pub(crate) use support::{Failure, Support};
 
 use crate::console::{CONSOLE_TAIL, Tail};
 use crate::error::{Error, Result};
@@ -64,12 +68,13 @@ impl Default for Output {
     }
 }
 
-/// What a child may lean on while it lives: dropped once it has been reaped.
-pub(crate) type Lent = Box<dyn Any + Send>;
-
 impl Child {
     /// Starts `program`. When the future is dropped, or fails, no process stays.
-    pub(crate) async fn spawn(program: Program, name: &str, lent: Lent) -> Result<Self> {
+    pub(crate) async fn spawn(
+        program: Program,
+        name: &str,
+        lent: Box<dyn Support>,
+    ) -> Result<Self> {
         let path = program.path.clone();
         let (reply, started) = oneshot::channel();
         std::thread::Builder::new()

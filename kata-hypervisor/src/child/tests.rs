@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +28,16 @@ async fn end_of(child: &Child) -> End {
 
 /// Says when it is dropped.
 struct Loan(Option<oneshot::Sender<()>>);
+
+impl Support for Loan {
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        None
+    }
+}
 
 impl Drop for Loan {
     fn drop(&mut self) {
@@ -126,4 +136,48 @@ fn it_outlives_the_thread_and_the_runtime_that_asked_for_it() {
         .build()
         .unwrap();
     assert_eq!(runtime.block_on(end_of(&child)), End::Exited(3));
+}
+
+/// Fails when its pipe is written to, with so much patience.
+struct Crutch(OwnedFd, Duration);
+
+impl Support for Crutch {
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.0.as_fd()]
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        rustix::io::ioctl_fionread(&self.0)
+            .is_ok_and(|bytes| bytes > 0)
+            .then(|| Failure {
+                reason: "it broke".to_owned(),
+                patience: self.1,
+            })
+    }
+}
+
+async fn lean(script: &str, patience: Duration) -> End {
+    let (bell, rope) = rustix::pipe::pipe().unwrap();
+    let crutch = Box::new(Crutch(bell, patience));
+    let child = Child::spawn(shell(script), "t", crutch).await.unwrap();
+    assert!(child.end().is_none());
+    rustix::io::write(&rope, b"!").unwrap();
+    let end = end_of(&child).await;
+    assert!(!child.was_killed());
+    end
+}
+
+#[tokio::test]
+async fn a_child_whose_support_fails_is_killed_and_says_why() {
+    let end = lean("exec sleep 1000", Duration::ZERO).await;
+    assert_eq!(end, End::LetDown("it broke".to_owned()));
+    assert_eq!(end.to_string(), "was killed because it broke");
+    let end = lean("exec sleep 1000", Duration::from_millis(50)).await;
+    assert_eq!(end, End::LetDown("it broke".to_owned()));
+}
+
+#[tokio::test]
+async fn a_child_that_is_dying_anyway_says_so_itself() {
+    let end = lean("sleep 0.2; exit 5", Duration::from_secs(15)).await;
+    assert_eq!(end, End::Exited(5));
 }

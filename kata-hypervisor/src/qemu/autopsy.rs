@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::exit;
 use super::qmp::QmpError;
-use crate::child::Child;
+use crate::child::{Child, End};
 use crate::error::Error;
 
 /// How long after the end of its connection a process may take to die.
@@ -26,10 +26,10 @@ pub(super) async fn perform(child: &Child, error: &QmpError, phase: &'static str
             console_tail,
         };
     }
-    let reason = if child.was_killed() {
-        error.to_string()
-    } else {
-        exit::describe(&end, child.output())
+    let reason = match end {
+        End::LetDown(_) => exit::describe(&end, child.output()),
+        _ if child.was_killed() => error.to_string(),
+        _ => exit::describe(&end, child.output()),
     };
     Error::Ended {
         phase,

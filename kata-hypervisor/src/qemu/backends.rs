@@ -5,20 +5,53 @@
 //! for, nothing to remove.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use kata_devices::vhost_user::Server;
+use kata_devices::vhost_user::{Ended, Server};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use crate::child::{Failure, Support};
 use crate::config::{Devices, VmConfig};
 use crate::error::{Error, Result};
+
+/// How long QEMU may live on after it has left a back end: it closes its
+/// sockets a moment before it is dead.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// The servers of one machine's devices, with what each is called. Dropping a
+/// server ends its threads.
+#[derive(Debug, Default)]
+pub(super) struct Servers(Vec<(String, Server)>);
+
+impl Support for Servers {
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.iter().map(|(_, server)| server.as_fd()).collect()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let ended = self
+            .0
+            .iter()
+            .filter_map(|(name, server)| Some((name, server.ended()?)));
+        // A device that failed by itself explains more than one that was left.
+        ended
+            .map(|(name, ended)| Failure {
+                reason: format!("its {name} device has ended: {ended}"),
+                patience: match ended {
+                    Ended::Disconnected => LEAVING,
+                    _ => Duration::ZERO,
+                },
+            })
+            .min_by_key(|failure| failure.patience)
+    }
+}
 
 /// The back ends of one machine, and QEMU's ends of their connections.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
-    /// Dropping a server ends its threads and removes its sockets.
-    pub(super) servers: Vec<Server>,
+    pub(super) servers: Servers,
     /// What QEMU is to inherit.
     pub(super) inherit: Vec<OwnedFd>,
     /// Where the vsock device's back end is.
@@ -35,11 +68,15 @@ impl Backends {
         } = &config.devices;
         let mut backends = Self::default();
         if let Some(vsock) = vsock {
-            let fd = backends.serve("vsock", |stream| Server::vsock_on(vsock, stream))?;
+            let name = "vsock".to_owned();
+            let fd = backends.serve("vsock", name, |stream| Server::vsock_on(vsock, stream))?;
             backends.vsock = Some(fd);
         }
         for filesystem in filesystems {
-            let fd = backends.serve("virtio-fs", |stream| Server::fs_on(filesystem, stream))?;
+            let name = format!("virtio-fs {:?}", filesystem.tag);
+            let fd = backends.serve("virtio-fs", name, |stream| {
+                Server::fs_on(filesystem, stream)
+            })?;
             backends.filesystems.push((filesystem.tag.clone(), fd));
         }
         Ok(backends)
@@ -48,14 +85,15 @@ impl Backends {
     fn serve(
         &mut self,
         device: &'static str,
+        name: String,
         server: impl FnOnce(UnixStream) -> kata_devices::Result<Server>,
     ) -> Result<RawFd> {
         let (ours, theirs) = pair().map_err(|source| Error::Host {
             operation: format!("connect the {device} device to its back end"),
             source,
         })?;
-        self.servers
-            .push(server(ours).map_err(|source| Error::Device { device, source })?);
+        let server = server(ours).map_err(|source| Error::Device { device, source })?;
+        self.servers.0.push((name, server));
         let fd = theirs.as_raw_fd();
         self.inherit.push(theirs);
         Ok(fd)

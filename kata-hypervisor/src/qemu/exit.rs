@@ -18,7 +18,8 @@ pub(super) fn classify(end: &End, killed: bool, seen: Seen, output: &Output) -> 
         // A kernel told `panic=-1` resets the machine right after the message.
         Some(Shutdown::Reset) if output.console.contains(PANIC) => VmExit::Panic,
         Some(Shutdown::Reset) => VmExit::Reset,
-        None if killed => VmExit::Killed,
+        // What was let down was lost before anybody killed it.
+        None if killed && !matches!(end, End::LetDown(_)) => VmExit::Killed,
         None => VmExit::Crashed {
             reason: describe(end, output),
         },
@@ -90,6 +91,18 @@ mod tests {
             shutdown: None,
         };
         assert_eq!(judge(&End::Signalled(9), true, seen, b""), VmExit::Panic);
+    }
+
+    #[test]
+    fn a_device_that_failed_is_named_even_if_a_kill_came_after() {
+        let end = End::LetDown("its vsock device has ended: oh".to_owned());
+        let reason = "qemu was killed because its vsock device has ended: oh: qemu: bang";
+        assert_eq!(
+            judge(&end, true, Seen::default(), b""),
+            VmExit::Crashed {
+                reason: reason.to_owned()
+            }
+        );
     }
 
     #[test]

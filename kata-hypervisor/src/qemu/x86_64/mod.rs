@@ -56,7 +56,9 @@ pub(in crate::qemu) fn pvpanic(machine: Machine) -> Option<Pvpanic> {
 pub(in crate::qemu) fn cpu(acceleration: Acceleration) -> &'static str {
     match acceleration {
         Acceleration::Kvm => "host",
-        Acceleration::Emulation => "max",
+        // Without "fast" byte-wise string moves, which an emulator does a byte at a
+        // time: the guest then copies and clears memory by words, eight times faster.
+        Acceleration::Emulation => "max,-erms,-fsrm",
     }
 }
 
