@@ -63,7 +63,10 @@ async fn show() -> Result<(), Box<dyn std::error::Error>> {
 
     let usage = container.stats().await?;
     println!("\nthe container uses {} of memory", usage.memory);
-    println!("{} processes, {:.1?} of processor time", usage.pids, usage.cpu);
+    println!(
+        "{} processes, {:.1?} of processor time",
+        usage.pids, usage.cpu
+    );
 
     container.kill(Signal::TERM).await?;
     println!("\nafter SIGTERM: {:?}", init.wait().await?);

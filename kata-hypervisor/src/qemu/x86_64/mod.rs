@@ -57,7 +57,7 @@ pub(in crate::qemu) fn cpu(acceleration: Acceleration) -> &'static str {
     match acceleration {
         Acceleration::Kvm => "host",
         // Without "fast" byte-wise string moves, which an emulator does a byte at a
-        // time: the guest then copies and clears memory by words, eight times faster.
+        // time: the guest then copies and clears memory by words.
         Acceleration::Emulation => "max,-erms,-fsrm",
     }
 }

@@ -89,7 +89,7 @@ impl Plan {
         Ok(Self { far, terminal })
     }
 
-    /// Makes the pipes, of `pipe_size` bytes each if given.
+    /// Makes the pipes, of `pipe_size` bytes each if given, else of what suits them.
     ///
     /// # Errors
     /// When there are too many descriptors.
@@ -110,7 +110,13 @@ impl Plan {
                 return Ok((null, None));
             }
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-            if let Some(size) = pipe_size.and_then(|size| usize::try_from(size).ok()) {
+            // Where much may come, the process is to run for a while before the
+            // agent must: each switch between the two costs more than the pages.
+            let usual = (index == 1).then_some(relay::CHUNK);
+            if let Some(size) = pipe_size
+                .and_then(|size| usize::try_from(size).ok())
+                .or(usual)
+            {
                 fcntl_setpipe_size(&writer, size)?;
             }
             Ok(if index == 0 {

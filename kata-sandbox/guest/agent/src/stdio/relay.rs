@@ -1,10 +1,12 @@
 //! Moving bytes between a process's streams and the host's.
 //!
-//! Each direction is a local task with one buffer, which it has only while
-//! there are bytes in it: reading waits until the last read is written.
+//! Each direction is a local task. Bytes pass through one buffer of the whole
+//! agent; only what the far side does not take at once is kept, and nothing more
+//! is read until that is gone.
 //! splice(2) is not used: into a vsock stream it moves page by page, a packet
 //! each, where write(2) makes packets sixteen times as large.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
@@ -16,8 +18,9 @@ use tokio::io::Interest;
 use super::End;
 use super::terminal::END_OF_FILE;
 
-/// What is moved at a time: the largest vsock packet, and a pipe's usual size.
-const CHUNK: usize = 64 << 10;
+/// What is moved at a time: four of the largest vsock packets, and what a pipe
+/// of ours holds.
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// Moves a process's output to the host, until its last writer has closed it.
 pub(super) fn output(from: Rc<End>, to: End) {
@@ -78,20 +81,70 @@ pub(super) fn discard(from: Rc<End>) {
 
 async fn pump(from: &End, to: &End) -> io::Result<()> {
     loop {
-        let data = read_some(from).await?;
-        if data.is_empty() {
-            return Ok(());
+        match step(from, to).await? {
+            Step::End => return Ok(()),
+            Step::Left(data) => write_all(to, &data).await?,
         }
-        write_all(to, &data).await?;
     }
+}
+
+enum Step {
+    End,
+    /// What was read and not taken.
+    Left(Vec<u8>),
+}
+
+thread_local! {
+    /// Where bytes are on their way from one descriptor to the next, for all
+    /// streams: only what the next does not take at once needs memory of its own.
+    static PASSAGE: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+}
+
+/// Moves what there is to read, as far as it is taken.
+async fn step(from: &End, to: &End) -> io::Result<Step> {
+    let mut failed = None;
+    let read = from.async_io(Interest::READABLE, |fd| {
+        PASSAGE.with_borrow_mut(|passage| {
+            let count = rustix::io::read(fd, passage.as_mut_slice())?;
+            let mut data = &passage[..count];
+            if data.is_empty() {
+                return Ok(Step::End);
+            }
+            match write_now(to, &mut data) {
+                Ok(()) => {}
+                Err(error) => failed = Some(error),
+            }
+            Ok(Step::Left(data.to_vec()))
+        })
+    });
+    let step = match read.await {
+        // A terminal whose last user has gone.
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Step::End,
+        result => result?,
+    };
+    failed.map_or(Ok(step), Err)
+}
+
+/// Writes as much as is taken at once, and leaves the rest in `data`.
+fn write_now(to: &End, data: &mut &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match rustix::io::write(to.get_ref(), data) {
+            Ok(count) => *data = &data[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// What is there to read; nothing means the end.
 async fn read_some(from: &End) -> io::Result<Vec<u8>> {
     let read = from.async_io(Interest::READABLE, |fd| {
-        let mut data = Vec::with_capacity(CHUNK);
-        rustix::io::read(fd, rustix::buffer::spare_capacity(&mut data))?;
-        Ok(data)
+        PASSAGE.with_borrow_mut(|passage| {
+            let count = rustix::io::read(fd, passage.as_mut_slice())?;
+            Ok(passage[..count].to_vec())
+        })
     });
     match read.await {
         // A terminal whose last user has gone.
