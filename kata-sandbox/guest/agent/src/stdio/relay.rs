@@ -1,12 +1,12 @@
 //! Moving bytes between a process's streams and the host's.
 //!
-//! Each direction is a local task. Bytes pass through one buffer of the whole
-//! agent; only what the far side does not take at once is kept, and nothing more
-//! is read until that is gone.
+//! Each direction is a local task. Bytes pass through a buffer that all streams
+//! share, unless the far side does not take them at once; nothing more is read
+//! until they are gone.
 //! splice(2) is not used: into a vsock stream it moves page by page, a packet
 //! each, where write(2) makes packets sixteen times as large.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
@@ -83,39 +83,75 @@ async fn pump(from: &End, to: &End) -> io::Result<()> {
     loop {
         match step(from, to).await? {
             Step::End => return Ok(()),
-            Step::Left(data) => write_all(to, &data).await?,
+            Step::Moved => {}
+            Step::Left {
+                passage,
+                count,
+                done,
+            } => {
+                write_all(to, &passage.bytes[done..count]).await?;
+            }
         }
     }
 }
 
 enum Step {
     End,
-    /// What was read and not taken.
-    Left(Vec<u8>),
+    Moved,
+    /// Read and not taken: the bytes from `done` to `count`.
+    Left {
+        passage: Passage,
+        count: usize,
+        done: usize,
+    },
+}
+
+/// Where bytes are on their way from one descriptor to the next. One is kept for
+/// whichever stream moves next, as fresh pages would cost more than the copy; a
+/// stream whose far side does not take all at once keeps its own until then.
+struct Passage {
+    bytes: Vec<u8>,
 }
 
 thread_local! {
-    /// Where bytes are on their way from one descriptor to the next, for all
-    /// streams: only what the next does not take at once needs memory of its own.
-    static PASSAGE: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Passage {
+    fn take() -> Self {
+        let mut bytes = SPARE.take();
+        bytes.resize(CHUNK, 0);
+        Self { bytes }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.bytes));
+    }
 }
 
 /// Moves what there is to read, as far as it is taken.
 async fn step(from: &End, to: &End) -> io::Result<Step> {
     let mut failed = None;
     let read = from.async_io(Interest::READABLE, |fd| {
-        PASSAGE.with_borrow_mut(|passage| {
-            let count = rustix::io::read(fd, passage.as_mut_slice())?;
-            let mut data = &passage[..count];
-            if data.is_empty() {
-                return Ok(Step::End);
+        let mut passage = Passage::take();
+        let count = rustix::io::read(fd, passage.bytes.as_mut_slice())?;
+        if count == 0 {
+            return Ok(Step::End);
+        }
+        match write_now(to, &passage.bytes[..count]) {
+            Ok(done) if done == count => Ok(Step::Moved),
+            Ok(done) => Ok(Step::Left {
+                passage,
+                count,
+                done,
+            }),
+            Err(error) => {
+                failed = Some(error);
+                Ok(Step::End)
             }
-            match write_now(to, &mut data) {
-                Ok(()) => {}
-                Err(error) => failed = Some(error),
-            }
-            Ok(Step::Left(data.to_vec()))
-        })
+        }
     });
     let step = match read.await {
         // A terminal whose last user has gone.
@@ -125,26 +161,26 @@ async fn step(from: &End, to: &End) -> io::Result<Step> {
     failed.map_or(Ok(step), Err)
 }
 
-/// Writes as much as is taken at once, and leaves the rest in `data`.
-fn write_now(to: &End, data: &mut &[u8]) -> io::Result<()> {
-    while !data.is_empty() {
-        match rustix::io::write(to.get_ref(), data) {
-            Ok(count) => *data = &data[count..],
+/// Writes what is taken at once, and says how much that was.
+fn write_now(to: &End, data: &[u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        match rustix::io::write(to.get_ref(), &data[done..]) {
+            Ok(count) => done += count,
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(()),
+            Err(Errno::AGAIN) => break,
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 /// What is there to read; nothing means the end.
 async fn read_some(from: &End) -> io::Result<Vec<u8>> {
     let read = from.async_io(Interest::READABLE, |fd| {
-        PASSAGE.with_borrow_mut(|passage| {
-            let count = rustix::io::read(fd, passage.as_mut_slice())?;
-            Ok(passage[..count].to_vec())
-        })
+        let mut passage = Passage::take();
+        let count = rustix::io::read(fd, passage.bytes.as_mut_slice())?;
+        Ok(passage.bytes[..count].to_vec())
     });
     match read.await {
         // A terminal whose last user has gone.
