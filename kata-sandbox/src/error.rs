@@ -64,7 +64,7 @@ impl ErrorKind {
         }
     }
 
-    fn of_io(error: &io::Error) -> Self {
+    pub(crate) fn of_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,
             io::ErrorKind::AlreadyExists => Self::AlreadyExists,
@@ -86,6 +86,17 @@ impl ErrorKind {
                 _ => Self::Internal,
             },
         }
+    }
+}
+
+/// What helps against failures of the host that need no more to be known.
+fn remedy_of_io(error: &io::Error) -> Option<&'static str> {
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error)? {
+        Errno::NOSPC | Errno::DQUOT => Some("free some space on that file system"),
+        Errno::MFILE => Some("raise this process's limit on open files"),
+        Errno::NFILE => Some("raise the host's limit on open files, fs.file-max"),
+        _ => None,
     }
 }
 
@@ -129,9 +140,12 @@ impl Error {
         what: impl Into<String>,
         source: io::Error,
     ) -> Self {
-        Self::new(ErrorKind::of_io(&source), operation, target)
-            .because(what)
-            .caused_by(source)
+        let error = Self::new(ErrorKind::of_io(&source), operation, target).because(what);
+        let error = match remedy_of_io(&source) {
+            Some(remedy) => error.with_remedy(remedy),
+            None => error,
+        };
+        error.caused_by(source)
     }
 
     pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {

@@ -12,74 +12,37 @@
 //! A lock that can be taken means that its process is gone: the kernel lets go
 //! of it however the process ends, so no process id can be mistaken.
 
+mod dir;
+mod record;
+
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
 
 use crate::id;
 
+pub(crate) use dir::{Left, SandboxDir};
+pub(crate) use record::Record;
+
+use dir::VM;
+
 const LOCK: &str = "lock";
-const RECORD: &str = "state.json";
 const SWEEP_LOCK: &str = ".lock";
-/// The machine's own directory.
-const VM: &str = "vm";
-/// Version of the record's format.
-const VERSION: u32 = 1;
 /// Bytes of a unix socket's path, without the NUL.
 const SOCKET_PATH: usize = 107;
 /// Bytes that a socket's name below the machine's directory may have.
 const SOCKET_NAME: usize = 24;
-
-/// What is written down about a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    version: u32,
-    /// The sandbox's id, which the directory's name may abbreviate.
-    pub(crate) id: String,
-    /// The process that runs it, for people: the lock decides.
-    pub(crate) pid: u32,
-    /// When that process began, in clock ticks since boot.
-    start_time: Option<u64>,
-    /// The boot of the host in which all this is.
-    boot_id: Option<String>,
-    /// The network to be torn down, by name.
-    pub(crate) network: Option<String>,
-}
-
-impl Record {
-    pub(crate) fn new(id: &str, network: Option<&str>) -> Self {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        Self {
-            version: VERSION,
-            id: id.to_owned(),
-            pid: std::process::id(),
-            start_time: start_time(),
-            boot_id: boot_id.map(|id| id.trim().to_owned()),
-            network: network.map(str::to_owned),
-        }
-    }
-}
-
-/// Field 22 of this process's `stat`, counted after the command's parenthesis.
-fn start_time() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
-}
 
 /// Why a sandbox's directory cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
     #[error("{} is in use", path.display())]
     InUse { path: PathBuf, owner: Option<u32> },
+    #[error("{} is not a directory", .0.display())]
+    NoDirectory(PathBuf),
     #[error("cannot {operation} {}", path.display())]
     Io {
         operation: &'static str,
@@ -99,6 +62,16 @@ impl JournalError {
 }
 
 type Result<T> = std::result::Result<T, JournalError>;
+
+/// What a claim of a sandbox's directory comes to.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// It is the claimant's.
+    New(SandboxDir),
+    /// A dead process has left a network there, to be torn down before another
+    /// claim.
+    Stale(Left, Record),
+}
 
 /// The directory in which sandboxes have theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,39 +97,43 @@ impl StateDir {
     }
 
     /// Makes the directory of a sandbox, with its lock held and its record
-    /// written. Replaces one whose process is gone; what its record says was
-    /// on the network is returned, to be torn down.
-    pub(crate) fn claim(&self, record: &Record) -> Result<(SandboxDir, Option<Record>)> {
+    /// written. Replaces one whose process is gone, unless that had a network:
+    /// then it is taken over, to be torn down and removed first.
+    pub(crate) fn claim(&self, record: &Record) -> Result<Claim> {
         let _sweeping = self.lock()?;
         let path = self.0.join(id::directory_name(&record.id));
-        let stale = if path.symlink_metadata().is_ok() {
-            remove_stale(&path)?
-        } else {
-            None
-        };
+        if path.symlink_metadata().is_ok() {
+            let stale = record::read(&path);
+            let lock = lock_stale(&path, stale.as_ref())?;
+            if let Some(stale) = stale.filter(|stale| stale.network.is_some()) {
+                return Ok(Claim::Stale(
+                    SandboxDir::new(path, lock).until_done(),
+                    stale,
+                ));
+            }
+            remove(&path)?;
+        }
         make_dir(&path)?;
-        // From here on, the guard removes what was made.
-        let mut dir = SandboxDir { path, lock: None };
-        let lock_path = dir.path.join(LOCK);
-        dir.lock = match try_lock(&lock_path).map_err(JournalError::io("lock", &lock_path))? {
-            Some(lock) => Some(lock),
-            None => {
-                return Err(JournalError::InUse {
-                    path: lock_path,
-                    owner: None,
-                });
+        let lock = match lock_new(&path) {
+            Ok(lock) => lock,
+            Err(error) => {
+                // There is no guard yet, and what has no lock is never swept.
+                drop(std::fs::remove_dir_all(&path));
+                return Err(error);
             }
         };
-        dir.write(record)?;
-        make_dir(&dir.path.join(VM))?;
-        Ok((dir, stale))
+        // From here on, the guard removes what was made.
+        let dir = SandboxDir::new(path, lock);
+        dir.fill(record)?;
+        Ok(Claim::New(dir))
     }
 
     /// Removes the directories of sandboxes whose processes are gone, but for
     /// those with a network, which only a start can tear down. Returns the ids
-    /// of what it removed.
+    /// of what it removed; what cannot be removed harms nobody but its own id.
     pub(crate) fn sweep(&self) -> Result<Vec<String>> {
-        if !self.0.is_dir() {
+        self.check()?;
+        if !self.0.exists() {
             return Ok(Vec::new());
         }
         let _sweeping = self.lock()?;
@@ -168,17 +145,19 @@ impl StateDir {
             if !path.join(LOCK).is_file() {
                 continue;
             }
-            let record = read(&path);
+            let record = record::read(&path);
             if record
                 .as_ref()
                 .is_some_and(|record| record.network.is_some())
             {
                 continue;
             }
-            match remove_stale(&path) {
-                Ok(_) => swept.extend(record.map(|record| record.id)),
+            match lock_stale(&path, record.as_ref()).and_then(|_lock| remove(&path)) {
+                Ok(()) => swept.extend(record.map(|record| record.id)),
                 Err(JournalError::InUse { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    log::warn!(path:% = path.display(), error:%; "left behind by a dead process");
+                }
             }
         }
         Ok(swept)
@@ -186,7 +165,7 @@ impl StateDir {
 
     /// Takes over the directories of dead sandboxes that had a network, which
     /// is to be torn down before they are removed.
-    pub(crate) fn with_networks(&self) -> Result<Vec<(SandboxDir, Record)>> {
+    pub(crate) fn with_networks(&self) -> Result<Vec<(Left, Record)>> {
         if !self.0.is_dir() {
             return Ok(Vec::new());
         }
@@ -194,19 +173,35 @@ impl StateDir {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))? {
             let path = entry.map_err(JournalError::io("list", &self.0))?.path();
-            let Some(record) = read(&path).filter(|record| record.network.is_some()) else {
+            let Some(record) = record::read(&path).filter(|record| record.network.is_some()) else {
                 continue;
             };
-            let lock = path.join(LOCK);
-            let lock = try_lock(&lock).map_err(JournalError::io("lock", &lock))?;
-            if lock.is_some() {
-                found.push((SandboxDir { path, lock }, record));
+            match lock_stale(&path, Some(&record)) {
+                Ok(lock) => found.push((SandboxDir::new(path, lock).until_done(), record)),
+                Err(JournalError::InUse { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(found)
     }
 
+    /// Checks that, where there is something of its name, it is a directory.
+    pub(crate) fn check(&self) -> Result<()> {
+        match std::fs::metadata(&self.0) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err(JournalError::NoDirectory(self.0.clone())),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) if source.kind() == io::ErrorKind::NotADirectory => {
+                Err(JournalError::NoDirectory(self.0.clone()))
+            }
+            Err(source) => Err(JournalError::io("look at the state directory", &self.0)(
+                source,
+            )),
+        }
+    }
+
     fn lock(&self) -> Result<File> {
+        self.check()?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -218,6 +213,14 @@ impl StateDir {
             .map_err(|errno| JournalError::io("lock", &path)(errno.into()))?;
         Ok(file)
     }
+}
+
+/// Locks a directory that was just made, under the lock of the state directory.
+fn lock_new(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK);
+    try_lock(&path)
+        .map_err(JournalError::io("lock", &path))?
+        .ok_or(JournalError::InUse { path, owner: None })
 }
 
 fn make_dir(path: &Path) -> Result<()> {
@@ -247,85 +250,21 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes a sandbox's directory if its process is gone.
-fn remove_stale(path: &Path) -> Result<Option<Record>> {
-    let record = read(path);
-    let lock_path = path.join(LOCK);
-    match try_lock(&lock_path).map_err(JournalError::io("lock", &lock_path))? {
-        Some(_lock) => {
-            std::fs::remove_dir_all(path).map_err(JournalError::io("remove", path))?;
-            log::info!(path:% = path.display(); "removed what a dead process left");
-            Ok(record)
-        }
-        None => {
-            let owner = record.map(|record| record.pid);
-            Err(JournalError::InUse {
-                path: path.to_owned(),
-                owner,
-            })
-        }
-    }
+/// Locks a directory whose process is gone.
+fn lock_stale(directory: &Path, record: Option<&Record>) -> Result<File> {
+    let path = directory.join(LOCK);
+    let lock = try_lock(&path).map_err(JournalError::io("lock", &path))?;
+    lock.ok_or_else(|| JournalError::InUse {
+        path: directory.to_owned(),
+        owner: record.map(|record| record.pid),
+    })
 }
 
-fn read(path: &Path) -> Option<Record> {
-    serde_json::from_slice(&std::fs::read(path.join(RECORD)).ok()?).ok()
-}
-
-/// The directory of a sandbox that this process runs. Dropping it removes it.
-#[derive(Debug)]
-pub(crate) struct SandboxDir {
-    path: PathBuf,
-    lock: Option<File>,
-}
-
-impl SandboxDir {
-    /// Where the machine may put its sockets.
-    pub(crate) fn run_dir(&self) -> PathBuf {
-        self.path.join(VM)
-    }
-
-    fn write(&self, record: &Record) -> Result<()> {
-        let new = self.path.join("state.json.new");
-        let json = serde_json::to_vec_pretty(record).expect("a record has nothing but strings");
-        let mut file = open(&new).map_err(JournalError::io("make", &new))?;
-        let written = file.write_all(&json).and_then(|()| file.sync_all());
-        written.map_err(JournalError::io("write", &new))?;
-        std::fs::rename(&new, self.path.join(RECORD)).map_err(JournalError::io("rename", &new))
-    }
-
-    /// Removes the directory and lets go of its lock.
-    ///
-    /// # Errors
-    /// Names what could not be removed; nothing is tried again on drop.
-    pub(crate) fn remove(mut self) -> Result<()> {
-        self.take_away()
-    }
-
-    /// Leaves the directory for a later process to clean up.
-    pub(crate) fn leave(mut self) {
-        self.lock = None;
-    }
-
-    fn take_away(&mut self) -> Result<()> {
-        // The lock goes last: until then, nobody takes the directory for stale.
-        let _lock = self.lock.take();
-        match std::fs::remove_dir_all(&self.path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(JournalError::io("remove", &self.path)(source))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for SandboxDir {
-    fn drop(&mut self) {
-        if self.lock.is_some()
-            && let Err(error) = self.take_away()
-        {
-            log::warn!(error:%; "left behind");
-        }
-    }
+/// Removes a directory that is locked here.
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_dir_all(path).map_err(JournalError::io("remove", path))?;
+    log::info!(path:% = path.display(); "removed what a dead process left");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -338,14 +277,20 @@ mod tests {
         (directory, state)
     }
 
+    fn claim(state: &StateDir, id: &str, network: Option<&str>) -> SandboxDir {
+        match state.claim(&Record::new(id, network)).unwrap() {
+            Claim::New(dir) => dir,
+            Claim::Stale(_, record) => panic!("{record:?}"),
+        }
+    }
+
     #[test]
     fn a_claimed_directory_is_private_recorded_and_gone_after_the_guard() {
         use std::os::unix::fs::PermissionsExt as _;
         let (_directory, state) = state();
-        let (dir, stale) = state.claim(&Record::new("a", None)).unwrap();
-        assert_eq!(stale, None);
-        let path = dir.path.clone();
-        assert_eq!(read(&path).unwrap(), Record::new("a", None));
+        let dir = claim(&state, "a", None);
+        let path = state.path().join("a");
+        assert_eq!(record::read(&path).unwrap(), Record::new("a", None));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(dir.run_dir().is_dir());
         drop(dir);
@@ -355,7 +300,7 @@ mod tests {
     #[test]
     fn a_directory_in_use_is_neither_claimed_nor_swept() {
         let (_directory, state) = state();
-        let (_dir, _) = state.claim(&Record::new("a", None)).unwrap();
+        let _dir = claim(&state, "a", None);
         let error = state.claim(&Record::new("a", None)).unwrap_err();
         let owner = std::process::id();
         assert!(
@@ -369,10 +314,9 @@ mod tests {
     fn what_a_dead_process_left_is_swept_or_claimed_anew() {
         let (_directory, state) = state();
         for id in ["a", "b"] {
-            state.claim(&Record::new(id, None)).unwrap().0.leave();
+            claim(&state, id, None).leave();
         }
-        let (dir, stale) = state.claim(&Record::new("b", None)).unwrap();
-        assert_eq!(stale.unwrap().id, "b");
+        let dir = claim(&state, "b", None);
         assert_eq!(state.sweep().unwrap(), ["a"]);
         dir.remove().unwrap();
         let left: Vec<_> = std::fs::read_dir(state.path()).unwrap().collect();
@@ -380,19 +324,37 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_left_for_a_start_to_tear_down() {
+    fn a_network_is_noted_until_it_has_been_torn_down() {
         let (_directory, state) = state();
-        state
-            .claim(&Record::new("a", Some("cni")))
-            .unwrap()
-            .0
-            .leave();
-        assert!(state.sweep().unwrap().is_empty());
+        claim(&state, "a", Some("cni")).leave();
+        for _ in 0..2 {
+            assert!(state.sweep().unwrap().is_empty());
+            let found = state.with_networks().unwrap();
+            assert_eq!(found[0].1.id, "a");
+            drop(found); // given up half-way
+            let claimed = state.claim(&Record::new("a", None)).unwrap();
+            let Claim::Stale(left, record) = claimed else {
+                panic!("the network was forgotten")
+            };
+            assert_eq!(record.network.as_deref(), Some("cni"));
+            drop(left); // and again
+        }
         let found = state.with_networks().unwrap();
-        assert_eq!(found[0].1.id, "a");
-        found.into_iter().for_each(|(dir, _)| dir.leave());
-        let (_dir, stale) = state.claim(&Record::new("a", None)).unwrap();
-        assert_eq!(stale.unwrap().network.as_deref(), Some("cni"));
+        for (left, _) in found {
+            left.remove().unwrap();
+        }
+        claim(&state, "a", None);
+    }
+
+    #[test]
+    fn a_state_directory_that_is_none_is_told_apart() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for path in [file.path().to_owned(), file.path().join("below")] {
+            let state = StateDir::new(path);
+            let error = state.claim(&Record::new("a", None)).unwrap_err();
+            assert!(matches!(error, JournalError::NoDirectory(_)), "{error:?}");
+            assert!(matches!(state.sweep(), Err(JournalError::NoDirectory(_))));
+        }
     }
 
     #[test]
@@ -408,7 +370,7 @@ mod tests {
     fn a_crash_before_the_lock_leaves_what_the_next_claim_replaces() {
         let (_directory, state) = state();
         std::fs::create_dir_all(state.path().join("a")).unwrap();
-        state.claim(&Record::new("a", None)).unwrap();
+        claim(&state, "a", None);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) async fn recover(runtime: &Runtime, shared: &Arc<Shared>) -> Result<V
         .map_err(|error| context.join(error))?
         .map_err(|error| journal_error(&context, error))?;
     recovered.extend(swept.into_iter().map(|id| gone(id, None)));
-    for (dir, record) in networks {
+    for (left, record) in networks {
         let known = record.network.as_deref() == Some(shared.network.name());
         let failure = if known {
             shared
@@ -57,12 +57,10 @@ pub(crate) async fn recover(runtime: &Runtime, shared: &Arc<Shared>) -> Result<V
             let name = record.network.as_deref().unwrap_or_default();
             Some(format!("its network {name:?} is not this runtime's"))
         };
-        match failure {
-            None => dir
-                .remove()
-                .map_err(|error| journal_error(&context, error))?,
-            Some(_) => dir.leave(),
-        }
+        let failure = match failure {
+            None => left.remove().err().map(|error| error.to_string()),
+            failure => failure, // it stays as it was left
+        };
         recovered.push(gone(record.id, failure));
     }
     Ok(recovered)

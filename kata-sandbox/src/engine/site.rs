@@ -1,5 +1,6 @@
 //! What a sandbox has on the host, and how it is taken away.
 
+use std::io;
 use std::sync::Arc;
 
 use kata_hypervisor::{StopMode, Vm, VmExit};
@@ -7,7 +8,7 @@ use kata_network::{Lease, Network};
 use tokio::runtime::Handle;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::journal::{JournalError, Record, SandboxDir};
+use crate::journal::{Claim, JournalError, Left, Record, SandboxDir, StateDir};
 use crate::registry::Reservation;
 
 /// The host resources of one sandbox, made top to bottom and taken away bottom
@@ -122,11 +123,15 @@ impl Drop for Site {
         };
         // From here on the directory says what to tear down, in case that the
         // runtime is shutting down and the task never ends.
-        let (id, dir, reservation) = (self.id.clone(), self.dir.take(), self.reservation.take());
-        let left = Left(dir);
+        let (id, reservation) = (self.id.clone(), self.reservation.take());
+        let left = self.dir.take().map(SandboxDir::until_done);
         self.runtime.spawn(async move {
             match network.teardown(&id).await {
-                Ok(()) => left.remove(),
+                Ok(()) => {
+                    if let Some(Err(error)) = left.map(Left::remove) {
+                        log::warn!(sandbox_id = id.as_str(), error:%; "left behind");
+                    }
+                }
                 Err(error) => {
                     log::warn!(sandbox_id = id.as_str(), error:%; "network left behind");
                 }
@@ -136,49 +141,47 @@ impl Drop for Site {
     }
 }
 
-/// A directory that stays unless it is removed: the reverse of [`SandboxDir`].
-struct Left(Option<SandboxDir>);
-
-impl Left {
-    fn remove(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Left {
-    fn drop(&mut self) {
-        if let Some(dir) = self.0.take() {
-            dir.leave();
-        }
-    }
-}
-
-/// Notes on disk that the sandbox is about to be made, and tears down what a
-/// dead process left of one with that id.
+/// Notes on disk that the sandbox is about to be made, after what a dead
+/// process left of one with that id has been torn down.
 pub(crate) async fn open_journal(
-    state: &crate::journal::StateDir,
+    state: &StateDir,
     network: &Arc<dyn Network>,
     id: &str,
     context: &Context,
 ) -> Result<SandboxDir> {
     let to_tear_down = (!network.leaves_nothing()).then(|| network.name());
-    let (state, record) = (state.clone(), Record::new(id, to_tear_down));
-    let claimed = tokio::task::spawn_blocking(move || state.claim(&record)).await;
-    let (dir, stale) = claimed
-        .map_err(|e| context.join(e))?
-        .map_err(|e| journal_error(context, e))?;
-    let Some(name) = stale.and_then(|record| record.network) else {
-        return Ok(dir);
-    };
-    if name == network.name() {
-        network
-            .teardown(id)
-            .await
-            .map_err(|error| context.network(error))?;
-    } else {
-        log::warn!(sandbox_id = id, network = name.as_str(); "a dead process's network is not known");
+    let record = Record::new(id, to_tear_down);
+    loop {
+        let (state, record) = (state.clone(), record.clone());
+        let claimed = tokio::task::spawn_blocking(move || state.claim(&record)).await;
+        let claimed = claimed
+            .map_err(|e| context.join(e))?
+            .map_err(|e| journal_error(context, e))?;
+        let (left, stale) = match claimed {
+            Claim::New(dir) => return Ok(dir),
+            Claim::Stale(left, stale) => (left, stale),
+        };
+        tear_down_stale(network, &stale, context).await?;
+        // With that, the next claim finds nothing.
+        left.remove().map_err(|e| journal_error(context, e))?;
     }
-    Ok(dir)
+}
+
+async fn tear_down_stale(
+    network: &Arc<dyn Network>,
+    stale: &Record,
+    context: &Context,
+) -> Result<()> {
+    let name = stale.network.as_deref().unwrap_or_default();
+    if name != network.name() {
+        log::warn!(
+            sandbox_id = stale.id.as_str(), network = name;
+            "a dead process's network is not this runtime's, and is left behind"
+        );
+        return Ok(());
+    }
+    let torn_down = network.teardown(&stale.id).await;
+    torn_down.map_err(|error| context.network(error))
 }
 
 pub(crate) fn journal_error(context: &Context, error: JournalError) -> Error {
@@ -190,19 +193,32 @@ pub(crate) fn journal_error(context: &Context, error: JournalError) -> Error {
                 format!("its state directory is in use{by}"),
             )
         }
+        JournalError::NoDirectory(path) => {
+            let reason = format!("the state directory {} is a file", path.display());
+            let error = context.invalid(reason);
+            error.with_remedy("give the runtime a directory, or the name of one to be made")
+        }
         JournalError::Io {
             operation,
             path,
             source,
         } => {
-            let full = source.kind() == std::io::ErrorKind::StorageFull;
-            let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
-            let error = context.io(format!("cannot {operation} {}", path.display()), source);
-            match (full, denied) {
-                (true, _) => error.with_remedy("free space in the state directory"),
-                (_, true) => error.with_remedy("give this user a state directory of its own"),
-                _ => error,
-            }
+            let remedy = match source.kind() {
+                io::ErrorKind::PermissionDenied => "give this user a state directory of its own",
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    "give the runtime a state directory that can be written to"
+                }
+                io::ErrorKind::StorageFull => "free some space in the state directory",
+                _ => "",
+            };
+            let what = format!("cannot {operation} {}", path.display());
+            let error = context.error(ErrorKind::of_io(&source), what);
+            let error = if remedy.is_empty() {
+                error
+            } else {
+                error.with_remedy(remedy)
+            };
+            error.caused_by(source)
         }
     }
     .during("journal")
