@@ -59,7 +59,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The virtual machine monitor, or the guest, ended before it should.
-    #[error("the virtual machine ended during {phase}: {reason}")]
+    #[error("the virtual machine ended while {phase}: {reason}")]
     Ended {
         /// What was going on.
         phase: &'static str,

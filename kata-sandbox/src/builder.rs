@@ -1,6 +1,7 @@
 //! Describing a sandbox, and starting it.
 
 use std::collections::BTreeMap;
+use std::env::consts::ARCH;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -242,6 +243,18 @@ impl SandboxBuilder {
             .image
             .resolve()
             .map_err(|error| context.image(error))?;
+        let foreign = boot
+            .manifest
+            .as_ref()
+            .filter(|(_, manifest)| manifest.architecture != ARCH);
+        if let Some((_, manifest)) = foreign {
+            let reason = format!(
+                "guest image {} is for {}, and this host is {ARCH}",
+                boot.name, manifest.architecture
+            );
+            let error = context.error(ErrorKind::Unsupported, reason);
+            return Err(error.with_remedy("make an image for this host with kata-image"));
+        }
         if boot.disk.is_some() {
             let reason = format!(
                 "guest image {} has a root disk, and no backend of this version has block devices",

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use crate::engine::{ContainerRecord, Keeper};
 use crate::error::{ErrorKind, Result};
 use crate::exit::{Exit, Signal};
-use crate::process::Process;
+use crate::process::{Process, ProcessControl};
 use crate::spec::{self, GuestUser};
 use crate::stdio::StdioMode;
 
@@ -161,7 +161,7 @@ impl Exec {
 
     /// Runs it to its end, with nothing to read, and collects what it writes.
     /// It has ended when both its outputs are closed: a process that it leaves
-    /// behind keeps them open.
+    /// behind keeps them open. Dropping the future kills it.
     ///
     /// # Errors
     /// As [`Exec::spawn`], and `Timeout`.
@@ -174,21 +174,38 @@ impl Exec {
             .container_context("execute in container", self.record.id());
         let process = self.spawn().await?;
         let control = process.control();
+        let unheard = Unheard(control.clone());
         let collecting = collect(process, limit);
         let Some(timeout) = timeout else {
-            return collecting.await;
+            let output = collecting.await;
+            drop(unheard);
+            return output;
         };
         match tokio::time::timeout(timeout, collecting).await {
             Ok(output) => output,
             Err(_) => {
-                let reason = format!("it was still running after {} ms", timeout.as_millis());
+                let limit = timeout.as_millis();
+                let (what, failed) = match control.kill(Signal::KILL).await {
+                    Ok(()) => ("was killed", None),
+                    Err(failed) => ("could not be killed", Some(failed)),
+                };
+                let reason = format!("it was still running after {limit} ms, and {what}");
                 let error = context.error(ErrorKind::Timeout, reason);
-                match control.kill(Signal::KILL).await {
-                    Ok(()) => Err(error.with_remedy("it was killed")),
-                    Err(failed) => Err(error.caused_by(failed)),
-                }
+                Err(match failed {
+                    Some(failed) => error.caused_by(failed),
+                    None => error,
+                })
             }
         }
+    }
+}
+
+/// A process that is to end when nobody waits for its output any more.
+struct Unheard(ProcessControl);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.0.kill_unless_ended();
     }
 }
 

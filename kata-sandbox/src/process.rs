@@ -130,6 +130,14 @@ impl ProcessControl {
         }
     }
 
+    /// Kills it some time soon, if it has not ended.
+    pub(crate) fn kill_unless_ended(&self) {
+        if self.exit().is_none() {
+            let (container, process) = (Arc::clone(&self.container), Arc::clone(&self.process));
+            self.keeper.engine().kill_soon(container, process);
+        }
+    }
+
     /// Tells its terminal its size.
     ///
     /// # Errors

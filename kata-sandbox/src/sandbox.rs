@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kata_hypervisor::{Features, GuestStream, MemorySize, Pause};
+use kata_hypervisor::{Features, GuestStream, MemorySize};
 
 use crate::container::{Container, ContainerStatus};
 use crate::dial;
 use crate::engine::{Engine, Keeper};
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::Events;
 use crate::exit::SandboxExit;
 use crate::spec::ContainerSpec;
-use crate::state::{SandboxState, SandboxStep};
+use crate::state::SandboxState;
 use crate::stats::SandboxStats;
 use crate::timeline::Timeline;
 
@@ -141,12 +141,7 @@ impl Sandbox {
     /// # Errors
     /// `Unsupported` where the hypervisor cannot; see [`Sandbox::features`].
     pub async fn pause(&self) -> Result<()> {
-        let context = self.engine().context("pause sandbox");
-        let pause = self.pauser(&context)?;
-        self.require(SandboxStep::Pause, &context)?;
-        pause.pause().await.map_err(|error| context.vm(error))?;
-        self.engine().step(SandboxStep::Pause);
-        Ok(())
+        self.engine().set_paused(true).await
     }
 
     /// Lets its processors run again. Idempotent.
@@ -154,29 +149,7 @@ impl Sandbox {
     /// # Errors
     /// `Unsupported` where the hypervisor cannot.
     pub async fn resume(&self) -> Result<()> {
-        let context = self.engine().context("resume sandbox");
-        let pause = self.pauser(&context)?;
-        self.require(SandboxStep::Resume, &context)?;
-        pause.resume().await.map_err(|error| context.vm(error))?;
-        self.engine().step(SandboxStep::Resume);
-        Ok(())
-    }
-
-    fn pauser(&self, context: &Context) -> Result<&dyn Pause> {
-        self.engine().vm().pause().ok_or_else(|| {
-            context.error(
-                ErrorKind::Unsupported,
-                "its hypervisor cannot pause machines",
-            )
-        })
-    }
-
-    fn require(&self, step: SandboxStep, context: &Context) -> Result<()> {
-        let state = self.state();
-        if state.after(step).is_some() {
-            return Ok(());
-        }
-        Err(context.error(ErrorKind::InvalidState, format!("the sandbox is {state}")))
+        self.engine().set_paused(false).await
     }
 
     /// Brings it to that many processors and that much memory, as near as the
@@ -185,28 +158,7 @@ impl Sandbox {
     /// # Errors
     /// `Unsupported` where the hypervisor cannot.
     pub async fn resize(&self, vcpus: u32, memory: MemorySize) -> Result<(u32, MemorySize)> {
-        let engine = self.engine();
-        let context = engine.context("resize sandbox");
-        engine.require_running(&context)?;
-        let hotplug = engine.vm().hotplug().ok_or_else(|| {
-            context.error(
-                ErrorKind::Unsupported,
-                "its hypervisor cannot resize machines",
-            )
-        })?;
-        let sized = hotplug
-            .resize(vcpus, memory)
-            .await
-            .map_err(|error| context.vm(error))?;
-        let request = kata_protocol::agent::OnlineCpuMemRequest {
-            wait: false,
-            nb_cpus: sized.0,
-            cpu_only: false,
-        };
-        let agent = engine.agent();
-        let call = agent.calls().online_cpu_mem(&request, agent.deadline());
-        engine.call(&context, call).await?;
-        Ok(sized)
+        self.engine().resize(vcpus, memory).await
     }
 
     /// Connects to a vsock port in the guest.

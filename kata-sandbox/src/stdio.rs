@@ -23,7 +23,8 @@ pub enum StdioMode {
     /// streams of the [`Process`](crate::Process).
     Pty(PtySize),
     /// What it writes, on either stream, is appended to this file on the host,
-    /// which is made where missing. Its input is `/dev/null`.
+    /// which is made where missing. Its input is `/dev/null`. Nothing limits
+    /// the file: truncate it in place where that is wanted.
     Log(PathBuf),
 }
 

@@ -8,11 +8,13 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kata_devices::fs::SharedTree;
-use kata_hypervisor::{Hypervisor, Io, StopMode, Vm, VmConfig};
+use kata_hypervisor::{Hypervisor, Io, MachineSize, StopMode, Vm, VmConfig};
 use kata_network::Lease;
 use kata_protocol::ttrpc::Client;
+use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::blueprint::Blueprint;
@@ -24,6 +26,9 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::image::{Boot, VerifyError};
 use crate::runtime::Shared;
 use crate::timeline::Recorder;
+
+/// How long a machine may take to end after its agent has.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Boots a sandbox. Dropped at any moment, or failing, it leaves nothing.
 pub(crate) async fn boot(
@@ -47,17 +52,14 @@ pub(crate) async fn boot(
         boot: &boot,
         recorder: &recorder,
     };
-    let outcome = tokio::time::timeout(deadline, attempt.run(&mut site, &context)).await;
+    let outcome = timeout(deadline, attempt.run(&mut site, &context)).await;
     let error = match outcome {
         Ok(Ok(ready)) => return Ok(attempt.finish(site, ready)),
         Ok(Err(error)) => error,
         Err(_) => {
             let reason = format!("it was not ready within {} ms", deadline.as_millis());
             let error = context.error(ErrorKind::Timeout, reason);
-            match recorder.interrupted() {
-                Some(phase) => error.during(phase),
-                None => error,
-            }
+            error.with_remedy("see the guest's console in the error, or allow it more time")
         }
     };
     let error = match recorder.interrupted() {
@@ -160,20 +162,32 @@ impl Attempt<'_> {
             let vm = hypervisor
                 .create(config)
                 .await
-                .map_err(|error| context.vm(error))?;
+                .map_err(|error| context.vm(error).during("create machine"))?;
             Ok(Arc::clone(vm_place.insert(Arc::from(vm))))
         };
         let (lease, vm) = tokio::try_join!(network, create)?;
         refuse_endpoints(&lease, hypervisor.name(), context)?;
+        refuse_growth(&self.blueprint.size, &*vm, hypervisor.name(), context)?;
         {
             let _phase = self.recorder.begin("start machine");
-            vm.start().await.map_err(|error| context.vm(error))?;
+            let started = vm.start().await;
+            started.map_err(|error| context.vm(error).during("start machine"))?;
         }
         let agent = tokio::select! {
-            agent = self.reach_agent(&*vm, announcement, &lease, context) => agent?,
+            agent = self.reach_agent(&*vm, announcement, &lease, context) => agent,
             error = connect::ended(&*vm, context) => return Err(error),
         };
-        Ok((vm, agent))
+        match agent {
+            Ok(agent) => Ok((vm, agent)),
+            // The agent goes with its machine, which knows more.
+            Err(error) if error.kind() == ErrorKind::GuestLost => {
+                let explained = timeout(LAST_WORDS, connect::ended(&*vm, context)).await;
+                Err(explained
+                    .map(|why| why.during("set up guest"))
+                    .unwrap_or(error))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn reach_agent(
@@ -212,13 +226,23 @@ impl Attempt<'_> {
     }
 }
 
+/// A machine that is to grow and cannot would disappoint much later.
+fn refuse_growth(size: &MachineSize, vm: &dyn Vm, backend: &str, context: &Context) -> Result<()> {
+    if !size.grows() || vm.hotplug().is_some() {
+        return Ok(());
+    }
+    let reason =
+        format!("{backend} cannot resize machines, and max_vcpus or max_memory asks for it");
+    let error = context.error(ErrorKind::Unsupported, reason);
+    Err(error.with_remedy("give the machine its final size, and leave both out"))
+}
+
 /// Interfaces need devices that [`kata_hypervisor::VmConfig`] has no place for.
 fn refuse_endpoints(lease: &Lease, backend: &str, context: &Context) -> Result<()> {
     if lease.endpoints.is_empty() {
         return Ok(());
     }
     let reason = format!("{backend} does not support network devices");
-    Err(context
-        .error(ErrorKind::Unsupported, reason)
-        .during("network"))
+    let error = context.error(ErrorKind::Unsupported, reason);
+    Err(error.during("network").with_remedy("use network::None"))
 }

@@ -53,6 +53,7 @@ async fn remove(
 ) -> Result<Option<Exit>> {
     let agent = &engine.agent;
     let mut exit = record.init().exit();
+    record.give_up();
     if record.is_live() && exit.is_none() {
         // It may end by itself in between; the wait is what counts.
         let killed = record.send_signal(engine, Signal::KILL, true).await;

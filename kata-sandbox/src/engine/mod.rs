@@ -12,11 +12,15 @@ mod call;
 mod connect;
 mod container;
 mod containers;
+mod control;
+mod create;
 mod delete;
 mod guest_setup;
 mod monitor;
+mod power;
 mod process;
 mod pull;
+mod run;
 mod shares;
 mod site;
 mod stats;
@@ -82,6 +86,8 @@ pub(crate) struct Engine {
     /// Whether the agent has the port for standard streams; ours always has.
     stdio_port: OnceCell<bool>,
     vm: Arc<dyn Vm>,
+    /// One pause or resume of the machine at a time.
+    pausing: Mutex<()>,
     site: Mutex<Site>,
 }
 
@@ -112,6 +118,7 @@ impl Engine {
             shares: Shares::new(tree),
             stdio_port: OnceCell::new_with(announces.then_some(true)),
             vm,
+            pausing: Mutex::new(()),
             site: Mutex::new(site),
         });
         engine.step(SandboxStep::Booted);

@@ -61,12 +61,14 @@ impl Engine {
 async fn run(engine: &Arc<Engine>, grace: Duration, paused: bool) -> Vec<Error> {
     let context = engine.context("stop sandbox");
     let mut failures = Vec::new();
+    let pausing = engine.pausing.lock().await; // one under way ends first
     if paused
         && let Some(pause) = engine.vm.pause()
         && let Err(error) = pause.resume().await
     {
         failures.push(context.vm(error));
     }
+    drop(pausing);
     end_containers(engine, grace).await;
     let destroyed = engine
         .agent

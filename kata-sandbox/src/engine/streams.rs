@@ -10,6 +10,7 @@ use std::sync::Arc;
 use kata_hypervisor::{Error as VmError, GuestStream};
 use kata_protocol::port;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::oneshot;
 
 use super::Engine;
 use super::pull::Puller;
@@ -31,8 +32,16 @@ pub(crate) struct Streams {
     pub(crate) stderr: Option<Reader>,
     /// What has to run beside the process.
     relays: Vec<Relay>,
-    /// What has to end before the process is waited for.
-    pub(super) pulled: Vec<tokio::sync::oneshot::Receiver<()>>,
+    ends: Ends,
+}
+
+/// The ends of relays, each said by a sender that is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// Of those that have to end before the process is waited for.
+    pub(super) pulled: Vec<oneshot::Receiver<()>>,
+    /// Of those that have to end before its end is told.
+    pub(super) logged: Vec<oneshot::Receiver<()>>,
 }
 
 impl std::fmt::Debug for Streams {
@@ -49,6 +58,11 @@ impl Streams {
         for relay in self.relays.drain(..) {
             engine.tasks.spawn(relay);
         }
+    }
+
+    /// What tells that its relays have ended, once.
+    pub(super) fn take_ends(&mut self) -> Ends {
+        std::mem::take(&mut self.ends)
     }
 
     fn relay(&mut self, relay: impl Future<Output = ()> + Send + 'static) {
@@ -91,9 +105,13 @@ pub(super) async fn open(
                 streams.stdin = None;
                 let from = [streams.stdout.take(), streams.stderr.take()];
                 for (from, to) in from.into_iter().zip([out, err]) {
-                    from.into_iter()
-                        .zip([to])
-                        .for_each(|(from, to)| streams.relay(append(from, to)));
+                    let Some(from) = from else { continue };
+                    let (ended, end) = oneshot::channel();
+                    streams.ends.logged.push(end);
+                    streams.relay(async move {
+                        append(from, to).await;
+                        drop::<oneshot::Sender<()>>(ended);
+                    });
                 }
             }
         }
@@ -158,12 +176,12 @@ fn pull(engine: &Engine, mode: &StdioMode, container: &str, exec_id: &str) -> St
     let (stdout, relay, end) = puller.stdout();
     streams.stdout = Some(stdout);
     streams.relay(relay);
-    streams.pulled.push(end);
+    streams.ends.pulled.push(end);
     if terminal(mode).is_none() {
         let (stderr, relay, end) = puller.stderr();
         streams.stderr = Some(stderr);
         streams.relay(relay);
-        streams.pulled.push(end);
+        streams.ends.pulled.push(end);
     }
     streams
 }

@@ -228,7 +228,11 @@ impl Translation<'_> {
 
     fn refuse(&self, what: &str, kind: std::fs::FileType) -> crate::Error {
         let name = match kind {
-            kind if kind.is_file() => return self.context.invalid(format!("{what}, a file")),
+            kind if kind.is_file() => {
+                return self
+                    .context
+                    .invalid(format!("{what}, a file and no directory"));
+            }
             kind if kind.is_socket() => "a socket",
             kind if kind.is_fifo() => "a FIFO",
             kind if kind.is_block_device() => "a block device",
