@@ -31,6 +31,7 @@ async fn containers_run_and_end_as_their_programs_do() {
     what_cannot_run_says_why(&host, &sandbox).await;
     a_log_takes_the_output(&host, &sandbox).await;
     an_overlay_keeps_its_lower_directory(&host, &sandbox).await;
+    an_overlay_keeps_changes_in_its_upper_directory(&host, &sandbox).await;
 
     assert!(
         sandbox.containers().is_empty(),
@@ -351,13 +352,6 @@ async fn a_log_takes_the_output(host: &Host, sandbox: &Sandbox) {
     let container = sandbox.container("log", spec).await.unwrap();
     let process = container.start().await.unwrap();
     assert_eq!(process.wait().await.unwrap(), Exit::Code(0));
-    let written = || std::fs::read_to_string(&log).unwrap().len();
-    for _ in 0..200 {
-        if written() == 8 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
     let log = std::fs::read_to_string(&log).unwrap();
     assert!(log.contains("one\n") && log.contains("two\n"), "{log}");
     container.delete().await.unwrap();
@@ -384,4 +378,54 @@ async fn an_overlay_keeps_its_lower_directory(host: &Host, sandbox: &Sandbox) {
     assert_eq!(output, "x\n");
     assert!(!lower.join("data/new").exists());
     container.delete().await.unwrap();
+}
+
+async fn an_overlay_keeps_changes_in_its_upper_directory(host: &Host, sandbox: &Sandbox) {
+    let (lower, top) = (host.rootfs("below"), host.directory.path().join("top"));
+    std::fs::create_dir_all(top.join("data")).unwrap();
+    std::fs::write(top.join("data/which"), "the first is on top").unwrap();
+    std::fs::write(lower.join("data/which"), "the last is on top").unwrap();
+    std::fs::write(lower.join("data/gone"), "to be removed").unwrap();
+    let upper = host.directory.path().join("upper");
+    let script = "cat /data/which && echo x > /data/new && rm /data/gone && \
+                  mv /data/which /data/moved && ls /data";
+    let spec = || {
+        let rootfs = Rootfs::Overlay {
+            lower: vec![top.clone(), lower.clone()],
+            upper: Some(upper.clone()),
+        };
+        kata_sandbox::ContainerSpec::new(rootfs).stdio(StdioMode::Piped)
+    };
+    let first = spec().command(["/bin/sh", "-c", script]);
+    assert_eq!(
+        said(sandbox, first).await,
+        "the first is on topmoved\nnew\n"
+    );
+    let again = spec().command(["/bin/cat", "/data/moved"]);
+    assert_eq!(said(sandbox, again).await, "the first is on top");
+    assert_eq!(
+        std::fs::read_to_string(upper.join("fs/data/new")).unwrap(),
+        "x\n"
+    );
+    assert!(top.join("data/which").exists() && lower.join("data/gone").exists());
+}
+
+/// What a container of its own writes.
+async fn said(sandbox: &Sandbox, spec: kata_sandbox::ContainerSpec) -> String {
+    let container = sandbox.container("says", spec).await.unwrap();
+    let mut process = container.start().await.unwrap();
+    let (mut out, mut err) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (
+        process.take_stdout().unwrap(),
+        process.take_stderr().unwrap(),
+    );
+    let (read, read_too) = tokio::join!(
+        stdout.read_to_string(&mut out),
+        stderr.read_to_string(&mut err)
+    );
+    read.unwrap();
+    read_too.unwrap();
+    assert_eq!(process.wait().await.unwrap(), Exit::Code(0), "{out}{err}");
+    container.delete().await.unwrap();
+    out
 }

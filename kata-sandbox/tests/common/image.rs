@@ -13,8 +13,9 @@ pub(crate) fn make(directory: &Path) {
         format!(r#"{{"file": "{file}", "size": {size}, "sha256": "{sha256}"}}"#)
     };
     let json = format!(
-        r#"{{"version": 1, "name": "test", "architecture": "x86_64", "kernel_release": "6.1",
+        r#"{{"version": 1, "name": "test", "architecture": "{}", "kernel_release": "6.1",
             "kernel": {}, "initramfs": {}, "agent": "0.1.0"}}"#,
+        std::env::consts::ARCH,
         describe("vmlinux"),
         describe("initramfs")
     );

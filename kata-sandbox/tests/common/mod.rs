@@ -65,6 +65,11 @@ impl Host {
             .guest_image(&self.image)
     }
 
+    /// The guest image's directory.
+    pub(crate) fn image(&self) -> &Path {
+        &self.image
+    }
+
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.directory.path().join("s")
     }
