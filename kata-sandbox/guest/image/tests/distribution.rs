@@ -2,6 +2,7 @@
 //!
 //! `make test` fills the cache and sets `KATA_CACHE` and `KATA_AGENT`; without
 //! them these tests are skipped, as they would fetch packages.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ fn build(source: KernelSource, to: &Path) -> Option<Manifest> {
     let manifest = ImageBuilder::new(agent)
         .kernel(source)
         .build(to, &cache, &|progress| {
-            steps.borrow_mut().push(progress.to_string())
+            steps.borrow_mut().push(progress.to_string());
         })
         .unwrap();
     assert_eq!(verify(to).unwrap(), manifest);

@@ -15,7 +15,7 @@ fn run(program: &[Instruction], audit: u32, number: u32, arguments: [u64; 6]) ->
         offset => {
             let at = offset - ARGUMENTS;
             let [high, low] = halves(arguments[at as usize / 8]);
-            if at % 8 == 0 { low } else { high }
+            if at.is_multiple_of(8) { low } else { high }
         }
     };
     let (mut at, mut accumulator) = (0, 0);

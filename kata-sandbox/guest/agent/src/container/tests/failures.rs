@@ -15,7 +15,7 @@ as_init!(
     what_cannot_be_created_says_why,
     |machine: Machine| async move {
         let status = create(&machine, |spec| {
-            spec.root.as_mut().unwrap().path = "/nowhere".into()
+            spec.root.as_mut().unwrap().path = "/nowhere".into();
         })
         .await;
         assert_eq!(status.code(), Code::FailedPrecondition);
