@@ -5,6 +5,8 @@ export KATA_CACHE ?= $(CURDIR)/.cache
 # Options of `kata-image build` for the demo's kernel: --kernel-package,
 # --kernel-minimal, --kernel-installed or --kernel FILE.
 KERNEL ?= --kernel-package
+# Which figures `make bench` measures: start exec stream size crowd memory.
+FIGURES ?=
 
 .PHONY: help demo test lint ci bench image clean
 
@@ -31,9 +33,11 @@ lint: ## Check format and lints
 
 bench: ## Measure, on the small kernel, and print ratios
 	@.ci/setup test
-	@image=$$(.ci/guest image --kernel-minimal) && \
-	    KATA_GUEST_IMAGE=$$image KATA_BUSYBOX=$$(command -v busybox) \
-	    cargo bench --locked --package kata-benches
+	@agent=$$(.ci/guest agent) && probe=$$(.ci/guest probe) && \
+	    image=$$(.ci/guest image --kernel-minimal) && \
+	    KATA_GUEST_IMAGE=$$image KATA_AGENT=$$agent KATA_GUEST_PROBE=$$probe \
+	    KATA_BUSYBOX=$$(command -v busybox) \
+	    cargo bench --locked --package kata-benches --bench figures -- $(FIGURES)
 
 ci: ## Run all checks, as CI does
 	@.ci/run
