@@ -35,12 +35,20 @@ impl Backends {
     }
 
     /// Those that are built in and run on most hosts, where none was added.
-    pub(crate) fn or_default(mut self) -> Self {
-        #[cfg(feature = "qemu")]
-        if self.0.is_empty() {
-            self.add(kata_hypervisor::qemu::Qemu::default());
-        }
-        self
+    pub(crate) fn or_default(self) -> Self {
+        if self.0.is_empty() { Self::built_in() } else { self }
+    }
+
+    #[cfg(feature = "qemu")]
+    fn built_in() -> Self {
+        let mut backends = Self::default();
+        backends.add(kata_hypervisor::qemu::Qemu::default());
+        backends
+    }
+
+    #[cfg(not(feature = "qemu"))]
+    fn built_in() -> Self {
+        Self::default()
     }
 
     pub(crate) fn names(&self) -> Vec<&'static str> {
