@@ -36,7 +36,11 @@ impl Backends {
 
     /// Those that are built in and run on most hosts, where none was added.
     pub(crate) fn or_default(self) -> Self {
-        if self.0.is_empty() { Self::built_in() } else { self }
+        if self.0.is_empty() {
+            Self::built_in()
+        } else {
+            self
+        }
     }
 
     #[cfg(feature = "qemu")]
