@@ -17,5 +17,10 @@ pub const STDIO: u32 = 1027;
 /// Guest: [`channel`](crate::channel) streams; an addition of this project.
 pub const CHANNEL: u32 = 1028;
 
+/// Named in a request in place of a stream's port: the process gets `/dev/null`
+/// there. An addition of this project: with Kata's agent it is a port that no
+/// stream comes from. Vsock never gives this port out (`VMADDR_PORT_ANY`).
+pub const NONE: u32 = u32::MAX;
+
 /// The host's vsock address as a guest sees it.
 pub const HOST_CID: u32 = 2;

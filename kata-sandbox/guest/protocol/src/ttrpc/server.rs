@@ -5,7 +5,7 @@ use std::rc::Rc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -33,7 +33,9 @@ pub async fn serve<S>(stream: S, handler: Rc<dyn Handler>) -> std::io::Result<()
 where
     S: AsyncRead + AsyncWrite + 'static,
 {
-    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (reader, mut writer) = tokio::io::split(stream);
+    // One system call for the frames that have come, instead of three for each.
+    let mut reader = BufReader::new(reader);
     let (answers, mut queue) = mpsc::channel::<(u32, Vec<u8>)>(16);
     let mut tasks = JoinSet::new();
     tasks.spawn_local(async move {
