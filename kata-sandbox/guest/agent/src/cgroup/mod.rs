@@ -30,6 +30,8 @@ pub(crate) struct Cgroup {
     root: PathBuf,
     path: PathBuf,
     directory: OwnedFd,
+    /// Its `memory.events`, if there is a memory controller.
+    memory_events: Option<OwnedFd>,
     /// The program in force that decides about devices.
     device_program: std::cell::RefCell<Option<OwnedFd>>,
 }
@@ -61,10 +63,14 @@ impl Cgroup {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty())
             .context(|| format!("open the cgroup {}", path.display()))?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let memory_events =
+            rustix::fs::openat(&directory, "memory.events", flags, Mode::empty()).ok();
         let cgroup = Self {
             root: root.to_owned(),
             path,
             directory,
+            memory_events,
             device_program: None.into(),
         };
         if !cgroup.processes()?.is_empty() {
@@ -225,10 +231,13 @@ impl Cgroup {
 
     /// How many of its processes the kernel has killed for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        stats::key_values(&self.path, "memory.events")
-            .get("oom_kill")
-            .copied()
-            .unwrap_or(0)
+        // Six counts with their names.
+        let mut text = [0; 512];
+        let read = self
+            .memory_events
+            .as_ref()
+            .and_then(|events| rustix::io::pread(events, &mut text, 0).ok());
+        stats::value(&text[..read.unwrap_or(0)], "oom_kill").unwrap_or(0)
     }
 
     /// Removes it, the groups its processes made below it, and those above that

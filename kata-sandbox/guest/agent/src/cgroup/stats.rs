@@ -25,12 +25,21 @@ pub(super) fn read(group: &Path) -> CgroupStats {
 }
 
 /// A file of lines `key value`.
-pub(super) fn key_values(group: &Path, file: &str) -> BTreeMap<String, u64> {
+fn key_values(group: &Path, file: &str) -> BTreeMap<String, u64> {
     let pair = |line: &str| {
         let (key, value) = line.split_once(' ')?;
         Some((key.to_owned(), value.parse().ok()?))
     };
     text(group, file).lines().filter_map(pair).collect()
+}
+
+/// The value of one key in such a file's text.
+pub(super) fn value(text: &[u8], key: &str) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.lines().find_map(|line| {
+        let value = line.strip_prefix(key)?.strip_prefix(' ')?;
+        value.parse().ok()
+    })
 }
 
 fn text(group: &Path, file: &str) -> String {
@@ -143,6 +152,14 @@ fn huge_pages(group: &Path) -> BTreeMap<String, HugetlbStats> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_value_is_found_by_its_whole_name() {
+        let text = b"oom 1\noom_kill 3\noom_group_kill 4\n";
+        assert_eq!(value(text, "oom_kill"), Some(3));
+        assert_eq!(value(text, "oom_k"), None);
+        assert_eq!(value(b"", "oom_kill"), None);
+    }
 
     #[test]
     fn files_become_counters() {
