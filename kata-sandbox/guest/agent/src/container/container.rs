@@ -17,7 +17,7 @@ use rustix::thread::ThreadNameSpaceType;
 
 use super::blueprint::Blueprint;
 use crate::cgroup::Cgroup;
-use crate::process::{Child, Control, Exit};
+use crate::process::{Child, Control, Exit, Home};
 use crate::stdio::Stdio;
 
 /// A process of a container.
@@ -114,6 +114,8 @@ pub(super) struct Container {
     /// To the first process, until it is started.
     pub(super) control: RefCell<Option<Control>>,
     pub(super) paused: Cell<bool>,
+    /// The home directory that was looked up last.
+    pub(super) home: RefCell<Option<Home>>,
 }
 
 impl Container {

@@ -107,6 +107,7 @@ impl Containers {
             starting: std::cell::RefCell::default(),
             control: Some(control).into(),
             paused: false.into(),
+            home: None.into(),
         });
         container.follow(&container.init);
         Ok(container)

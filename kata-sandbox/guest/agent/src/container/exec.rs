@@ -18,7 +18,8 @@ use super::container::{Container, Process};
 use super::first_process::{become_program, hide_from_containers, join_stdio};
 use super::{Containers, check_id};
 use crate::process::{
-    Child, Context as _, Copy, CopyControl, clone_self, control_pair, detach_from_agent, refuse,
+    Account, Child, Context as _, Copy, CopyControl, Home, clone_self, control_pair,
+    detach_from_agent, refuse,
 };
 use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
 
@@ -67,9 +68,16 @@ impl Containers {
             keep,
         };
         let oom_kills = container.cgroup.oom_kills();
+        let known = container.home.borrow().clone();
         let child = self.own.within_pid_of(container.init.child.pidfd(), || {
             clone_self(&copy, || {
-                copy_control.failed(&run(&container, &mut task, &child_ends, &copy_control));
+                let work = Work {
+                    container: &container,
+                    ends: &child_ends,
+                    control: &copy_control,
+                    home: known.as_ref(),
+                };
+                copy_control.failed(&work.run(&mut task));
                 127
             })
             .context(|| "make a process")
@@ -77,14 +85,17 @@ impl Containers {
         drop((child_ends, copy_control));
         let pid = child.pid().as_raw_nonzero().get().unsigned_abs();
         starting.child = Some(child.clone());
-        let master = match control.executed().await {
-            Ok(master) => master,
+        let legacy = match control.executed().await {
+            Ok(legacy) => legacy,
             Err(status) => {
                 child.wait().await;
                 return Err(status);
             }
         };
-        let process = Process::new(child, agent_ends.connect(master)?, oom_kills);
+        let process = Process::new(child, agent_ends.connect(legacy.terminal)?, oom_kills);
+        if legacy.home.is_some() {
+            *container.home.borrow_mut() = legacy.home;
+        }
         starting.child = None;
         drop(starting);
         container.follow(&process);
@@ -141,9 +152,25 @@ fn vacant(container: &Container, exec_id: &str) -> Result<(), Status> {
     }
 }
 
-/// In the copy: joins the container and becomes the program.
-fn run(container: &Container, task: &mut Task, ends: &ChildEnds, control: &CopyControl) -> Status {
-    let join = |task: &Task| {
+/// What the copy works with.
+struct Work<'a> {
+    container: &'a Container,
+    ends: &'a ChildEnds,
+    control: &'a CopyControl,
+    /// A home directory that was looked up before.
+    home: Option<&'a Home>,
+}
+
+impl Work<'_> {
+    /// Joins the container and becomes the program; returns only if it cannot.
+    fn run(&self, task: &mut Task) -> Status {
+        match self.join(task) {
+            Ok(account) => become_program(task, &account, self.container.blueprint.filter.as_ref()),
+            Err(status) => status,
+        }
+    }
+
+    fn join(&self, task: &mut Task) -> Result<Account, Status> {
         hide_from_containers()?;
         detach_from_agent().context(|| "leave the agent's session")?;
         if own_oom_score() != Some(task.oom_score) {
@@ -151,16 +178,16 @@ fn run(container: &Container, task: &mut Task, ends: &ChildEnds, control: &CopyC
             std::fs::write("/proc/self/oom_score_adj", task.oom_score.to_string())
                 .context(|| format!("set the OOM score to {}", task.oom_score))?;
         }
+        let container = self.container;
         move_into_thread_name_spaces(container.init.child.pidfd(), container.namespaces)
             .context(|| "join the container's namespaces")?;
         rustix::process::umask(rustix::fs::Mode::from(0o022));
         let account = task.user.resolve()?;
-        join_stdio(ends, &account, control, false)?;
+        join_stdio(self.ends, &account, self.control, false)?;
+        if let Some(home) = task.program.complete_environment(account.uid, self.home) {
+            self.control.home(&home)?;
+        }
         Ok(account)
-    };
-    match join(task) {
-        Ok(account) => become_program(task, &account, container.blueprint.filter.as_ref()),
-        Err(status) => status,
     }
 }
 

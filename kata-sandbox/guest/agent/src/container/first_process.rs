@@ -24,7 +24,7 @@ use super::state;
 use super::{devices, hooks, mounts, protect, rootfs, sysctl};
 use crate::process::{Account, Context as _, CopyControl, detach_from_agent};
 use crate::seccomp::Filter;
-use crate::stdio::{ChildEnds, Terminal};
+use crate::stdio::{ChildEnd, ChildEnds, Terminal};
 
 /// Makes the container and becomes its program; returns only if it cannot.
 pub(super) fn run(blueprint: &Blueprint, ends: &ChildEnds, control: &CopyControl) -> Status {
@@ -79,16 +79,12 @@ fn start(blueprint: &Blueprint, task: &mut Task, account: &Account) -> Status {
     if let Err(status) = hooks::run_all(&blueprint.hooks.start_container, &created) {
         return status;
     }
+    task.program.complete_environment(account.uid, None);
     become_program(task, account, blueprint.filter.as_ref())
 }
 
 /// The last steps, which exec'd processes take, too.
-pub(super) fn become_program(
-    task: &mut Task,
-    account: &Account,
-    filter: Option<&Filter>,
-) -> Status {
-    task.program.complete_environment(account.uid);
+pub(super) fn become_program(task: &Task, account: &Account, filter: Option<&Filter>) -> Status {
     let program = &task.program;
     match task
         .privileges
@@ -113,13 +109,14 @@ pub(super) fn join_stdio(
     console: bool,
 ) -> Result<(), Status> {
     match ends {
-        ChildEnds::Pipes([stdin, stdout, stderr]) => {
-            own(account, [stdin, stdout, stderr]);
+        ChildEnds::Streams(streams) => {
+            own(account, streams.iter().filter_map(ChildEnd::pipe));
+            let [stdin, stdout, stderr] = streams;
             standard(stdin, stdout, stderr)
         }
         ChildEnds::Terminal(size) => {
             let Terminal { master, slave } = Terminal::open(*size)?;
-            own(account, [&slave]);
+            own(account, [&slave].into_iter());
             control.terminal(&master)?;
             rustix::process::ioctl_tiocsctty(&slave)
                 .context(|| "make the terminal the controlling one")?;
@@ -142,10 +139,10 @@ fn standard(stdin: impl AsFd, stdout: impl AsFd, stderr: impl AsFd) -> Result<()
 }
 
 /// Gives the streams to the user, who may want to open `/dev/stdout`.
-fn own<const N: usize>(account: &Account, streams: [&OwnedFd; N]) {
+fn own<'a>(account: &Account, streams: impl Iterator<Item = &'a OwnedFd>) {
     if account.uid != 0 {
         for stream in streams {
-            // What cannot be owned, such as /dev/null, is everybody's.
+            // It can be used all the same.
             let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(account.uid)), None::<Gid>);
         }
     }

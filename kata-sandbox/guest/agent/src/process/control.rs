@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::events::awaitable;
 use super::failure::Context as _;
+use super::home::Home;
 
 /// The longest payload of a packet.
 const PAYLOAD: usize = 16 * 1024;
@@ -36,6 +37,8 @@ pub(crate) enum Message {
     Terminal(OwnedFd),
     /// A part of the result.
     Output(Vec<u8>),
+    /// A home directory that was looked up.
+    Home(Home),
     /// It cannot be done; the sender ends.
     Failed(Status),
 }
@@ -45,6 +48,16 @@ const READY: u8 = 2;
 const TERMINAL: u8 = 3;
 const OUTPUT: u8 = 4;
 const FAILED: u8 = 5;
+const HOME: u8 = 6;
+
+/// What a copy leaves when it becomes its program.
+#[derive(Debug, Default)]
+pub(crate) struct Legacy {
+    /// The master of its terminal, if it has one.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// A home directory that later copies need not look up.
+    pub(crate) home: Option<Home>,
+}
 
 /// The agent's end.
 #[derive(Debug)]
@@ -107,23 +120,24 @@ impl Control {
                 Some(Message::Ready) => return Ok(terminal),
                 Some(Message::Terminal(master)) => terminal = Some(master),
                 Some(Message::Failed(status)) => return Err(status),
-                Some(Message::Go | Message::Output(_)) => return Err(babble()),
+                Some(Message::Go | Message::Output(_) | Message::Home(_)) => return Err(babble()),
                 None => return Err(died("while it was set up")),
             }
         }
     }
 
-    /// Waits until the copy has become its program; returns the terminal it
-    /// may send before.
+    /// Waits until the copy has become its program; returns what it may send
+    /// before.
     ///
     /// # Errors
     /// The copy's own failure.
-    pub(crate) async fn executed(&self) -> Result<Option<OwnedFd>, Status> {
-        let mut terminal = None;
+    pub(crate) async fn executed(&self) -> Result<Legacy, Status> {
+        let mut legacy = Legacy::default();
         loop {
             match self.receive().await? {
-                None => return Ok(terminal),
-                Some(Message::Terminal(master)) => terminal = Some(master),
+                None => return Ok(legacy),
+                Some(Message::Terminal(master)) => legacy.terminal = Some(master),
+                Some(Message::Home(home)) => legacy.home = Some(home),
                 Some(Message::Failed(status)) => return Err(status),
                 Some(_) => return Err(babble()),
             }
@@ -190,6 +204,14 @@ impl CopyControl {
         Ok(())
     }
 
+    /// Hands on what was found out about a user's home directory.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub(crate) fn home(&self, home: &Home) -> Result<(), Status> {
+        self.packet(HOME, &home.encode_to_vec())
+    }
+
     /// Sends a result of any length.
     ///
     /// # Errors
@@ -225,9 +247,26 @@ impl CopyControl {
     }
 }
 
+/// The length of the next packet; `None` at the end of the stream.
+fn next_length(socket: &OwnedFd) -> io::Result<Option<usize>> {
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let nothing: &mut [u8] = &mut [];
+    match rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut *nothing, peek)) {
+        Ok((_, 0)) => Ok(None),
+        Ok((_, length)) => Ok(Some(length)),
+        // The copy was killed with a packet of ours unread.
+        Err(rustix::io::Errno::CONNRESET) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Receives a packet; `None` at the end of the stream.
 fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
-    let mut data = vec![0; PAYLOAD + 1];
+    // Mostly it is the end that comes, for which no memory is touched.
+    let Some(length) = next_length(socket)? else {
+        return Ok(None);
+    };
+    let mut data = vec![0; length.min(PAYLOAD + 1)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let length = rustix::io::retry_on_intr(|| {
@@ -253,6 +292,10 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
         (READY, _) => Message::Ready,
         (TERMINAL, Some(master)) => Message::Terminal(master),
         (OUTPUT, _) => Message::Output(payload.to_vec()),
+        (HOME, _) => {
+            let home = Home::decode(payload).ok().filter(Home::is_sound);
+            Message::Home(home.ok_or_else(malformed)?)
+        }
         (FAILED, _) => Message::Failed(Status::decode(payload).map_err(|_| malformed())?),
         _ => return Err(malformed()),
     }))
@@ -260,7 +303,9 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::program::Program;
     use super::*;
+    use kata_protocol::agent::Process;
     use kata_protocol::ttrpc::Code;
 
     #[tokio::test]
@@ -287,8 +332,24 @@ mod tests {
     async fn closing_means_executed_after_setup_and_death_before() {
         let (near, far) = control_pair().unwrap();
         drop(far);
-        assert!(near.executed().await.unwrap().is_none());
+        assert!(near.executed().await.unwrap().terminal.is_none());
         assert_eq!(near.ready().await.unwrap_err().code(), Code::Aborted);
+    }
+
+    #[tokio::test]
+    async fn a_home_directory_is_handed_on_before_the_end() {
+        let (near, far) = control_pair().unwrap();
+        let mut program = Program::new(&Process {
+            args: vec!["x".into()],
+            ..Process::default()
+        })
+        .unwrap();
+        // Unless the file of users has just changed.
+        if let Some(home) = program.complete_environment(0, None) {
+            far.home(&home).unwrap();
+            drop(far);
+            assert_eq!(near.executed().await.unwrap().home, Some(home));
+        }
     }
 
     #[tokio::test]

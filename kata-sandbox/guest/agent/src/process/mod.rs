@@ -3,7 +3,7 @@
 //! The agent has one thread, so a copy of it ([`clone_self`]) is a whole
 //! program: it may allocate, read files and block, and none of that delays the
 //! agent. It reports over a [`Control`] socket, and becomes the container's
-//! program by [`execute`]. There is no intermediate process and no thread.
+//! program by [`Program::execute`]. There is no intermediate process and no thread.
 //!
 //! ```text
 //! agent ── clone_self ──> copy: set up, report "ready", wait for "go"
@@ -17,6 +17,7 @@ mod clone;
 mod control;
 mod events;
 mod failure;
+mod home;
 mod in_child;
 mod orphans;
 mod program;
@@ -29,6 +30,7 @@ pub(crate) use clone::{Copy, clone_self, detach_from_agent, unshare};
 pub(crate) use control::{Control, CopyControl, control_pair};
 pub(crate) use events::awaitable;
 pub(crate) use failure::{Context, refuse};
+pub(crate) use home::Home;
 pub(crate) use in_child::{Task, in_child};
 pub(crate) use orphans::wait_for_orphans;
 pub(crate) use program::Program;

@@ -12,7 +12,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
 use rustix::io::Errno;
 
 use super::failure::{Context as _, refuse};
-use super::user;
+use super::home::{Found, Home};
 
 /// Where programs are looked for when the environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -78,15 +78,23 @@ impl Program {
         Ok(())
     }
 
-    /// Sets HOME from the container's users, if the environment has none.
-    pub(crate) fn complete_environment(&mut self, uid: u32) {
-        if !self.has_home
-            && let Ok(home) = CString::new(format!("HOME={}", user::home(uid)))
-        {
+    /// Sets HOME from the container's users, if the environment has none, or
+    /// from what is known of them. Returns what is worth knowing next time.
+    pub(crate) fn complete_environment(&mut self, uid: u32, known: Option<&Home>) -> Option<Home> {
+        if self.has_home {
+            return None;
+        }
+        let (home, news) = match (Home::find(uid, known), known) {
+            (Found::New(home), _) => (home.directory().to_owned(), Some(home)),
+            (Found::Passing(home), _) => (home.directory().to_owned(), None),
+            (Found::Known, known) => (known?.directory().to_owned(), None),
+        };
+        if let Ok(home) = CString::new(format!("HOME={home}")) {
             self.environment
                 .retain(|pair| !pair.as_bytes().starts_with(b"HOME="));
             self.environment.push(home);
         }
+        news
     }
 
     /// Becomes the program.

@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::process::awaitable;
 
-pub(crate) use plan::{ChildEnds, Plan, Ports};
+pub(crate) use plan::{ChildEnd, ChildEnds, Plan, Ports};
 pub(crate) use pull::Stdio;
 pub(crate) use streams::Streams;
 pub(crate) use terminal::{Terminal, WindowSize};

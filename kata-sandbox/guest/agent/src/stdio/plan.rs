@@ -1,9 +1,10 @@
 //! Deciding what a process's standard streams are joined to.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use kata_protocol::port;
 use kata_protocol::ttrpc::Status;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -14,9 +15,6 @@ use super::streams::Streams;
 use super::terminal::WindowSize;
 use super::{End, end};
 use crate::process::Context as _;
-
-/// A port that stands for no stream: the process gets `/dev/null`.
-const NONE: u32 = u32::MAX;
 
 /// The ports that a request names.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +49,38 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) enum ChildEnds {
     /// Standard input, output and error.
-    Pipes([OwnedFd; 3]),
+    Streams([ChildEnd; 3]),
     /// A terminal, which the process makes in its container.
     Terminal(WindowSize),
+}
+
+/// A stream's end in the new process.
+#[derive(Debug)]
+pub(crate) enum ChildEnd {
+    /// `/dev/null`, which is one for all.
+    Null(Rc<OwnedFd>),
+    /// The process's end of a pipe.
+    Pipe(OwnedFd),
+}
+
+impl ChildEnd {
+    /// The pipe's end, if it is one. The guest's `/dev/null` is not the
+    /// container's to own.
+    pub(crate) fn pipe(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Null(_) => None,
+            Self::Pipe(end) => Some(end),
+        }
+    }
+}
+
+impl AsFd for ChildEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Null(null) => null.as_fd(),
+            Self::Pipe(end) => end.as_fd(),
+        }
+    }
 }
 
 /// The agent's ends, not yet at work.
@@ -82,7 +109,7 @@ impl Plan {
         {
             *far = match port {
                 _ if calls => Far::Calls,
-                0 | NONE => Far::Null,
+                0 | port::NONE => Far::Null,
                 port => Far::Stream(streams.claim(port).await?),
             };
         }
@@ -99,15 +126,14 @@ impl Plan {
             let near = [None, None, None];
             return Ok((ChildEnds::Terminal(size), AgentEnds { far, near }));
         }
-        let make = |index: usize| -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+        let mut null = None;
+        let mut make = |index: usize| -> io::Result<(ChildEnd, Option<OwnedFd>)> {
             if let Far::Null = far[index] {
-                let flags = if index == 0 {
-                    OFlags::RDONLY
-                } else {
-                    OFlags::WRONLY
+                let null = match &null {
+                    Some(null) => Rc::clone(null),
+                    None => Rc::clone(null.insert(Rc::new(open_null()?))),
                 };
-                let null = rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty())?;
-                return Ok((null, None));
+                return Ok((ChildEnd::Null(null), None));
             }
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
             // Where much may come, the process is to run for a while before the
@@ -120,26 +146,31 @@ impl Plan {
                 fcntl_setpipe_size(&writer, size)?;
             }
             Ok(if index == 0 {
-                (reader, Some(writer))
+                (ChildEnd::Pipe(reader), Some(writer))
             } else {
-                (writer, Some(reader))
+                (ChildEnd::Pipe(writer), Some(reader))
             })
         };
-        let make = |index| make(index).context(|| "make the standard streams");
+        let mut make = |index| make(index).context(|| "make the standard streams");
         let ((stdin, to), (stdout, from), (stderr, from_errors)) = (make(0)?, make(1)?, make(2)?);
         let ends = AgentEnds {
             far,
             near: [to, from, from_errors],
         };
-        Ok((ChildEnds::Pipes([stdin, stdout, stderr]), ends))
+        Ok((ChildEnds::Streams([stdin, stdout, stderr]), ends))
     }
+}
+
+fn open_null() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/dev/null", flags, Mode::empty())?)
 }
 
 impl ChildEnds {
     /// The descriptors that the new process must keep.
     pub(crate) fn keep(&self) -> Vec<RawFd> {
         match self {
-            Self::Pipes(pipes) => pipes.iter().map(|fd| fd.as_raw_fd()).collect(),
+            Self::Streams(ends) => ends.iter().map(|end| end.as_fd().as_raw_fd()).collect(),
             Self::Terminal(_) => Vec::new(),
         }
     }
