@@ -81,10 +81,12 @@ pub(crate) async fn out_of(engine: &Engine, id: &str, guest: &Path, host: &Path)
     let (chunks, source) = bridge::reader();
     let unpacking = tokio::task::spawn_blocking(move || target.unpack(source));
     let received = relay(stream, &chunks).await;
-    drop(chunks); // the end of the archive
+    drop(chunks); // the end of the archive, be it whole or not
     let unpacked = joined(unpacking, &context).await?;
     let received = received.map_err(|e| context.io("the guest ended the stream", e))?;
-    unpacked.map_err(|e| context.io("what came cannot be unpacked", e))?;
+    let unpacked = unpacked.map_err(|e| context.io("what came cannot be unpacked", e))?;
+    let placed = unpacked.place();
+    placed.map_err(|e| context.io(format!("cannot copy into {}", host.display()), e))?;
     Ok(received)
 }
 

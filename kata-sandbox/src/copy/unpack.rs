@@ -45,8 +45,9 @@ impl Target {
         })
     }
 
-    /// Unpacks, and moves what was asked for to its place.
-    pub(super) fn unpack(self, mut source: impl Read) -> io::Result<()> {
+    /// Unpacks into the fresh directory, an archive that is whole.
+    pub(super) fn unpack(self, source: impl Read) -> io::Result<Self> {
+        let mut source = Ending::new(source);
         let mut archive = Archive::new(&mut source);
         archive.set_preserve_permissions(false);
         archive.set_preserve_mtime(true);
@@ -76,6 +77,14 @@ impl Target {
         }
         // To the end: the guest may still be sending padding.
         io::copy(&mut source, &mut io::sink())?;
+        if source.zeros < END_MARK {
+            return Err(refuse("the archive breaks off".to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// Moves what was asked for to its place.
+    pub(super) fn place(self) -> io::Result<()> {
         let unpacked = self.fresh.join(&self.name);
         if unpacked.symlink_metadata().is_err() {
             return Err(refuse(format!(
@@ -91,6 +100,33 @@ impl Target {
             rustix::fs::RenameFlags::NOREPLACE,
         )?;
         Ok(())
+    }
+}
+
+/// How many zeros end an archive: a stream that was cut between two entries
+/// would look whole without them.
+const END_MARK: u64 = 1024;
+
+/// Counts the zeros that a stream has ended with so far.
+struct Ending<R> {
+    source: R,
+    zeros: u64,
+}
+
+impl<R: Read> Ending<R> {
+    fn new(source: R) -> Self {
+        Self { source, zeros: 0 }
+    }
+}
+
+impl<R: Read> Read for Ending<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        let read = &buffer[..count];
+        let zeros = read.iter().rev().take_while(|byte| **byte == 0).count();
+        let before = if zeros == count { self.zeros } else { 0 };
+        self.zeros = before + zeros as u64;
+        Ok(count)
     }
 }
 
@@ -127,7 +163,7 @@ mod tests {
     }
 
     fn unpack(host: &Path, bytes: &[u8]) -> io::Result<()> {
-        Target::new(host, "data")?.unpack(bytes)
+        Target::new(host, "data")?.unpack(bytes)?.place()
     }
 
     fn entries(host: &Path) -> usize {
@@ -203,6 +239,29 @@ mod tests {
             error.to_string().contains("nothing named \"data\""),
             "{error}"
         );
+        assert_eq!(entries(host.path()), 0);
+    }
+
+    #[test]
+    fn an_archive_that_breaks_off_is_refused_wherever_it_does() {
+        let host = tempfile::tempdir().unwrap();
+        let bytes = archive(|builder| {
+            file(builder, b"data/a", &[7; 600]);
+            file(builder, b"data/b", b"x");
+        });
+        for length in (0..bytes.len() - 512).step_by(256) {
+            assert!(unpack(host.path(), &bytes[..length]).is_err(), "{length}");
+            assert_eq!(entries(host.path()), 0);
+        }
+        unpack(host.path(), &bytes).unwrap();
+    }
+
+    #[test]
+    fn what_was_unpacked_and_is_not_wanted_any_more_is_removed() {
+        let host = tempfile::tempdir().unwrap();
+        let bytes = archive(|builder| file(builder, b"data/a", b"x"));
+        let target = Target::new(host.path(), "data").unwrap();
+        drop(target.unpack(&*bytes).unwrap());
         assert_eq!(entries(host.path()), 0);
     }
 
