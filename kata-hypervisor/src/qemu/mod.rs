@@ -119,7 +119,7 @@ impl Qemu {
     }
 
     /// Runs this program, instead of the first `qemu-system-<arch>` found in
-    /// `PATH` and the usual directories.
+    /// the usual directories, such as `/usr/bin`. The environment is not read.
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.binary = Some(path.into());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{Argument, Backend, Chardev, Monitor};
 use super::kvm::examine;
 use super::qmp::{Qmp, QmpError};
-use super::search::search;
+use super::search::{USUAL, search};
 use super::verdict::Verdict;
 use super::version::Version;
 use super::{Settings, arch, autopsy};
@@ -100,10 +100,12 @@ fn find(settings: &Settings, probe: &mut Probe) -> Option<PathBuf> {
     if let Some(binary) = &settings.binary {
         return Some(binary.clone());
     }
-    let found = search(arch::PROGRAMS, std::env::var_os("PATH").as_deref());
+    let found = search(arch::PROGRAMS, &USUAL);
     if found.is_none() {
-        let what = format!("{} is in no directory of PATH", arch::PROGRAMS[0]);
-        probe.find(Severity::Blocker, what, Some(arch::REMEDY));
+        let places = USUAL.join(", ");
+        let what = format!("{} is in none of {places}", arch::PROGRAMS[0]);
+        let remedy = format!("{}, or say where it is with Qemu::binary", arch::REMEDY);
+        probe.find(Severity::Blocker, what, Some(&remedy));
     }
     found
 }

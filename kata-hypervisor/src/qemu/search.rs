@@ -1,23 +1,25 @@
 //! Where QEMU is.
+//!
+//! A library reads no environment: where a program keeps its QEMU elsewhere, it
+//! says so.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Where distributions put it, for a program that runs with a poor `PATH`.
-const USUAL: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
+/// Where administrators and distributions put it.
+pub(super) const USUAL: [&str; 5] = [
+    "/usr/local/bin",
+    "/usr/bin",
+    "/usr/libexec",
+    "/run/current-system/sw/bin",
+    "/usr/pkg/bin",
+];
 
-/// The first executable of one of these names in `path` (the variable's value)
-/// or the usual directories.
-pub(super) fn search(names: &[&str], path: Option<&OsStr>) -> Option<PathBuf> {
-    let listed = path.map(std::env::split_paths).into_iter().flatten();
-    let directories: Vec<PathBuf> = listed
-        .filter(|dir| dir.is_absolute())
-        .chain(USUAL.map(PathBuf::from))
-        .collect();
+/// The first executable of one of these names in the directories.
+pub(super) fn search(names: &[&str], directories: &[impl AsRef<Path>]) -> Option<PathBuf> {
     names.iter().find_map(|name| {
         directories
             .iter()
-            .map(|dir| dir.join(name))
+            .map(|directory| directory.as_ref().join(name))
             .find(|file| is_executable(file))
     })
 }
@@ -36,22 +38,14 @@ mod tests {
         let (empty, full) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let file = full.path().join("sh");
         std::os::unix::fs::symlink("/bin/sh", &file).unwrap();
-        let path = std::env::join_paths([empty.path(), full.path()]).unwrap();
-        assert_eq!(search(&["no-such-thing", "sh"], Some(&path)), Some(file));
+        let directories = [empty.path(), full.path(), Path::new("/bin")];
+        assert_eq!(search(&["no-such-thing", "sh"], &directories), Some(file));
     }
 
     #[test]
     fn a_file_that_cannot_be_executed_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("vmm-of-mine"), "").unwrap();
-        assert_eq!(search(&["vmm-of-mine"], Some(dir.path().as_os_str())), None);
-    }
-
-    #[test]
-    fn relative_directories_are_not_searched() {
-        assert_eq!(
-            search(&["Cargo.toml", "no-such-thing"], Some(OsStr::new("."))),
-            None
-        );
+        assert_eq!(search(&["vmm-of-mine"], &[dir.path()]), None);
     }
 }
