@@ -17,9 +17,6 @@ use super::pull::Puller;
 use crate::error::{Context, Result};
 use crate::stdio::{PtySize, Reader, Stdin, StdioMode};
 
-/// Names `/dev/null` in place of a port, where no stream is wanted at all.
-const NO_STREAM: u32 = u32::MAX;
-
 type Relay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The streams of a process, and what names them.
@@ -142,7 +139,7 @@ async fn dial(engine: &Engine, mode: &StdioMode, context: &Context) -> Result<St
             .map_err(|error| context.vm(error))
     };
     match mode {
-        StdioMode::Null => streams.ports = [NO_STREAM; 3],
+        StdioMode::Null => streams.ports = [port::NONE; 3],
         StdioMode::Piped => {
             let (stdin, stdout, stderr) = tokio::try_join!(one(), one(), one())?;
             streams.ports = [stdin.host_port(), stdout.host_port(), stderr.host_port()];
