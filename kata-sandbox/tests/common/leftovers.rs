@@ -18,6 +18,13 @@ fn count(path: &str) -> usize {
     std::fs::read_dir(path).unwrap().count()
 }
 
+/// What this process has open, by name.
+fn open_files() -> Vec<String> {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let names = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    names.map(|name| name.display().to_string()).collect()
+}
+
 fn children() -> usize {
     let mut children = 0;
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
@@ -87,7 +94,8 @@ impl Census {
             }
             assert!(
                 Instant::now() < deadline,
-                "left behind:\n{now:#?}\nbefore:\n{self:#?}"
+                "left behind:\n{now:#?}\nbefore:\n{self:#?}\nopen:\n{:#?}",
+                open_files()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
