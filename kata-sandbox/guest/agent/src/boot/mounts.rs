@@ -14,8 +14,6 @@ struct Mount {
     target: &'static str,
     flags: MountFlags,
     options: &'static CStr,
-    /// A kernel may be built without it.
-    optional: bool,
 }
 
 const SAFE: MountFlags = MountFlags::NOSUID
@@ -27,58 +25,38 @@ const PROC: Mount = Mount {
     target: "/proc",
     flags: SAFE,
     options: c"",
-    optional: false,
 };
 
-const MOUNTS: [Mount; 7] = [
+const MOUNTS: [Mount; 5] = [
     Mount {
         kind: "devtmpfs",
         target: "/dev",
         flags: MountFlags::NOSUID,
         options: c"mode=0755",
-        optional: false,
     },
     Mount {
         kind: "sysfs",
         target: "/sys",
         flags: SAFE,
         options: c"",
-        optional: false,
     },
     Mount {
         kind: "tmpfs",
         target: "/run",
         flags: MountFlags::NOSUID.union(MountFlags::NODEV),
         options: c"mode=0755",
-        optional: false,
     },
     Mount {
         kind: "devpts",
         target: "/dev/pts",
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
         options: c"gid=5,mode=0620,ptmxmode=0666",
-        optional: false,
-    },
-    Mount {
-        kind: "tmpfs",
-        target: "/dev/shm",
-        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
-        options: c"mode=1777",
-        optional: false,
-    },
-    Mount {
-        kind: "mqueue",
-        target: "/dev/mqueue",
-        flags: SAFE,
-        options: c"",
-        optional: true,
     },
     Mount {
         kind: "cgroup2",
         target: "/sys/fs/cgroup",
         flags: SAFE,
         options: c"nsdelegate,memory_recursiveprot",
-        optional: false,
     },
 ];
 
@@ -121,7 +99,6 @@ impl Mount {
         match self.attempt() {
             // The kernel mounts devtmpfs itself when it starts from a disk.
             Ok(()) | Err(Errno::BUSY) => Ok(()),
-            Err(Errno::NODEV) if self.optional => Ok(()),
             Err(error) => Err(self.failed(error)),
         }
     }

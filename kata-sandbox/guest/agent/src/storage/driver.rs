@@ -67,7 +67,7 @@ pub(super) async fn mount(
 ) -> Result<Undo, Status> {
     let plan = Plan::new(storage, target)?;
     match storage.driver.as_str() {
-        "virtio-fs" => plan.kind("virtiofs").mount_in_child().await,
+        "virtio-fs" => plan.kind("virtiofs").mount_here(),
         "ephemeral" => plan.ephemeral(),
         "local" => plan.local(),
         "overlayfs" => plan.overlay(&storage.driver_options).mount_in_child().await,
@@ -187,6 +187,13 @@ impl Plan {
             self.target.display()
         )))?;
         Ok(Undo::Remove)
+    }
+
+    /// Mounts what the host serves itself: mounting asks it nothing that it must
+    /// answer, so there is nothing to wait for that would be worth a child.
+    fn mount_here(self) -> Result<Undo, Status> {
+        self.mount().map_err(internal(&self.what()))?;
+        Ok(Undo::Unmount)
     }
 
     async fn mount_in_child(self) -> Result<Undo, Status> {
