@@ -49,7 +49,8 @@ fn run() -> i32 {
     let init = rustix::process::getpid().is_init();
     std::panic::set_hook(Box::new(move |panic| {
         boot::power::say(&panic.to_string());
-        if init {
+        // A copy that fails, perhaps over what a container made, ends alone.
+        if init && !process::is_copy() {
             boot::power::off();
         }
     }));

@@ -8,11 +8,19 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
 use super::reaper::{self, Child};
+
+static IS_COPY: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is a copy of the agent, whose failure is its own alone.
+pub(crate) fn is_copy() -> bool {
+    IS_COPY.load(Ordering::Relaxed)
+}
 
 /// What a copy of the agent is born with.
 #[derive(Debug, Default)]
@@ -51,6 +59,7 @@ pub(crate) fn clone_self(copy: &Copy<'_>, body: impl FnOnce() -> i32) -> io::Res
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
+            IS_COPY.store(true, Ordering::Relaxed);
             close_all_but(&copy.keep);
             let status = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
             // SAFETY: ends the copy without running the agent's destructors.
@@ -146,4 +155,18 @@ pub(crate) fn detach_from_agent() -> io::Result<()> {
     }
     rustix::process::setsid()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    #[test]
+    fn a_copy_knows_that_it_is_one() {
+        let child = clone_self(&Copy::default(), || i32::from(!is_copy())).unwrap();
+        let ended = waitid(WaitId::PidFd(child.pidfd()), WaitIdOptions::EXITED);
+        assert_eq!(ended.unwrap().unwrap().exit_status(), Some(0));
+        assert!(!is_copy());
+    }
 }

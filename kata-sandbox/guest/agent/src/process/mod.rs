@@ -26,7 +26,7 @@ mod schedule;
 mod user;
 
 pub(crate) use become_user::Privileges;
-pub(crate) use clone::{Copy, clone_self, detach_from_agent, unshare};
+pub(crate) use clone::{Copy, clone_self, detach_from_agent, is_copy, unshare};
 pub(crate) use control::{Control, CopyControl, control_pair};
 pub(crate) use events::awaitable;
 pub(crate) use failure::{Context, refuse};
