@@ -173,10 +173,12 @@ pub(super) fn clone_tree(path: &Path, below: bool) -> Result<OwnedFd, Errno> {
     open_tree(CWD, path, flags)
 }
 
-/// A mount that shows what is open, attached nowhere yet.
+/// A mount that shows what is open and what is mounted below, attached nowhere
+/// yet.
 pub(super) fn clone_open(fd: impl AsFd) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(fd, "", flags)
 }

@@ -13,6 +13,11 @@ use super::mount_api::{Attributes, RDONLY, set_attributes};
 use super::mounts::{attach, clone_open, clone_tree, kind};
 use crate::process::Context as _;
 
+const READ_ONLY: Attributes = Attributes {
+    set: RDONLY,
+    clear: 0,
+};
+
 /// Covers what is there: files by `/dev/null`, directories by an empty one.
 pub(super) fn mask(root: &Root, paths: &[String]) -> Result<(), Status> {
     for path in paths {
@@ -27,6 +32,8 @@ pub(super) fn mask(root: &Root, paths: &[String]) -> Result<(), Status> {
                 .context(what)?;
         } else {
             let null = clone_tree(Path::new("/dev/null"), false).context(what)?;
+            // It is the guest's and all containers': its owner and mode stay.
+            set_attributes(&null, READ_ONLY, false).context(what)?;
             attach(&null, &target).context(what)?;
         }
     }
@@ -42,15 +49,7 @@ pub(super) fn make_read_only(root: &Root, paths: &[String]) -> Result<(), Status
             target => target.context(what)?,
         };
         let cover = clone_open(&target).context(what)?;
-        set_attributes(
-            &cover,
-            Attributes {
-                set: RDONLY,
-                clear: 0,
-            },
-            true,
-        )
-        .context(what)?;
+        set_attributes(&cover, READ_ONLY, true).context(what)?;
         attach(&cover, &target).context(what)?;
     }
     Ok(())

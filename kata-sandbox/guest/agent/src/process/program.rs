@@ -72,10 +72,15 @@ impl Program {
     pub(crate) fn enter_directory(&self) -> Result<(), Status> {
         rustix::process::chdir(self.directory.as_str())
             .context(|| format!("enter the working directory {}", self.directory))?;
-        // A descriptor of the agent's must not have been the way there.
-        rustix::process::getcwd(Vec::new())
-            .context(|| format!("{} is not inside the container", self.directory))?;
-        Ok(())
+        // A descriptor of the agent's, or a link in /proc, must not have been the
+        // way there. The kernel says "(unreachable)" of what is below another root.
+        let outside = || format!("{} is not inside the container", self.directory);
+        let path = rustix::process::getcwd(Vec::new()).context(outside)?;
+        if path.as_bytes().starts_with(b"/") {
+            Ok(())
+        } else {
+            Err(Status::new(Code::PermissionDenied, outside()))
+        }
     }
 
     /// Sets HOME from the container's users, if the environment has none, or

@@ -21,6 +21,66 @@ as_init!(
     }
 );
 
+as_init!(
+    a_working_directory_out_of_the_container_is_refused,
+    |machine: Machine| async move {
+        let setup = crate::container::SandboxSetup {
+            shared_pid: true,
+            ..Default::default()
+        };
+        machine.containers.open_sandbox(&setup).await.unwrap();
+        // The first process of a shared pid namespace has the guest's root, and
+        // the image says where the link leads.
+        let link = machine.path("rootfs/work");
+        std::os::unix::fs::symlink("/proc/1/root", link).unwrap();
+        let mut request = machine.request("c", "ls");
+        request.sandbox_pidns = true;
+        request.oci.as_mut().unwrap().process.as_mut().unwrap().cwd = "/work".into();
+        machine.containers.create(request).await.unwrap();
+        let status = machine.start("c").await.unwrap_err();
+        assert!(status.message.contains("not inside"), "{status}");
+        machine.remove("c").await.unwrap();
+    }
+);
+
+as_init!(
+    the_guest_s_null_device_behind_a_masked_path_cannot_be_changed,
+    |machine: Machine| async move {
+        use std::os::unix::fs::MetadataExt as _;
+        let mode = || std::fs::metadata("/dev/null").unwrap().mode();
+        let before = mode();
+        // The mode that it has, so that nothing is lost if it can be set.
+        let script = format!(
+            "busybox chmod {:o} /etc/group 2> /dev/null || echo kept; echo x > /etc/group",
+            before & 0o7777
+        );
+        let mut request = machine.request("c", &script);
+        let spec = request.oci.as_mut().unwrap();
+        spec.linux.as_mut().unwrap().masked_paths = vec!["/etc/group".into()];
+        let (output, status) = machine.run(request).await;
+        assert_eq!((output.as_str(), status), ("kept\n", 0));
+        assert_eq!(mode(), before);
+    }
+);
+
+as_init!(
+    what_is_mounted_below_a_read_only_path_is_seen_and_read_only,
+    |machine: Machine| async move {
+        let shared = machine.path("shared");
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::write(shared.join("file"), "text").unwrap();
+        let mut request = machine.request("c", "cat /a/b/file; touch /a/b/new || echo locked");
+        let spec = request.oci.as_mut().unwrap();
+        spec.mounts.extend([
+            mount("tmpfs", "/a", "tmpfs", &[]),
+            mount(shared.to_str().unwrap(), "/a/b", "bind", &["bind"]),
+        ]);
+        spec.linux.as_mut().unwrap().readonly_paths = vec!["/a".into()];
+        let (output, _) = machine.run(request).await;
+        assert_eq!(output, "textlocked\n");
+    }
+);
+
 as_init!(mounts_are_as_asked_for, |machine: Machine| async move {
     let shared = machine.path("shared");
     std::fs::create_dir(&shared).unwrap();
