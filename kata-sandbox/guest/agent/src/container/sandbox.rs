@@ -4,10 +4,20 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use kata_protocol::agent::Process;
 use kata_protocol::ttrpc::Status;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 use rustix::process::Signal;
+use rustix::thread::UnshareFlags;
 
-use crate::process::{Child, Context as _, Copy, clone_self, detach_from_agent};
+use super::first_process::hide_from_containers;
+use super::inside::Root;
+use super::rootfs;
+use crate::process::{
+    Account, Child, Context as _, Copy, Privileges, Scheduling, clone_self, detach_from_agent,
+    unshare,
+};
 
 /// What CreateSandbox says of it.
 #[derive(Clone, Debug, Default)]
@@ -90,8 +100,35 @@ impl Drop for Sandbox {
 
 /// The life of a pid namespace's first process.
 fn collect_orphans() -> i32 {
-    if detach_from_agent().is_err() {
+    if let Err(status) = give_everything_up() {
+        log::error!(error:% = status; "cannot guard the shared pid namespace");
         return 1;
     }
     crate::process::wait_for_orphans()
 }
+
+/// Containers see this process, and one that may trace others can be it: so it
+/// has neither the guest's files nor any privilege.
+fn give_everything_up() -> Result<(), Status> {
+    detach_from_agent().context(|| "leave the agent's session")?;
+    hide_from_containers()?;
+    unshare(UnshareFlags::NEWNS).context(|| "make a mount namespace")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .context(|| "cut off the mount namespace")?;
+    rustix::mount::mount("tmpfs", EMPTY, "tmpfs", MountFlags::RDONLY, c"size=0k")
+        .context(|| "make an empty root")?;
+    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(EMPTY, open, Mode::empty()).context(|| "open an empty root")?;
+    rootfs::pivot(&Root(root))?;
+    let nothing = Process {
+        no_new_privileges: true,
+        ..Process::default()
+    };
+    Privileges::new(&nothing, Scheduling::default())?.assume(&Account::default(), None, || Ok(()))
+}
+
+/// Where the empty root is mounted: a directory that is always there.
+const EMPTY: &str = "/proc";

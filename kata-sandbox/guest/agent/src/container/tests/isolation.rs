@@ -44,6 +44,29 @@ as_init!(
 );
 
 as_init!(
+    the_first_process_of_a_shared_pid_namespace_has_nothing,
+    |machine: Machine| async move {
+        let setup = crate::container::SandboxSetup {
+            shared_pid: true,
+            ..Default::default()
+        };
+        machine.containers.open_sandbox(&setup).await.unwrap();
+        let script = "ls /proc/1/root/ | wc -l; ls /proc/1/cwd/ | wc -l; \
+                      grep -E 'Cap(Prm|Bnd)' /proc/1/status";
+        let mut request = machine.request("c", script);
+        request.sandbox_pidns = true;
+        let process = request.oci.as_mut().unwrap().process.as_mut().unwrap();
+        let sets = process.capabilities.as_mut().unwrap();
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            set.push("CAP_SYS_PTRACE".into());
+        }
+        let (output, _) = machine.run(request).await;
+        let none = "0000000000000000";
+        assert_eq!(output, format!("0\n0\nCapPrm:\t{none}\nCapBnd:\t{none}\n"));
+    }
+);
+
+as_init!(
     the_guest_s_null_device_behind_a_masked_path_cannot_be_changed,
     |machine: Machine| async move {
         use std::os::unix::fs::MetadataExt as _;
