@@ -230,20 +230,20 @@ mod tests {
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let sent = data.clone();
         let write = std::thread::spawn(move || std::fs::File::from(writer).write_all(&sent));
-        let read = std::thread::spawn(move || {
+        let (tell, read) = tokio::sync::oneshot::channel();
+        let reading = std::thread::spawn(move || {
             let mut all = Vec::new();
-            far.read_to_end(&mut all).map(|_| all)
+            tell.send(far.read_to_end(&mut all).map(|_| all)).unwrap();
         });
-        LocalSet::new()
+        let all = LocalSet::new()
             .run_until(async {
                 output(Rc::new(end(reader).unwrap()), end(near).unwrap());
-                while !read.is_finished() {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
+                read.await.unwrap()
             })
             .await;
         write.join().unwrap().unwrap();
-        assert!(read.join().unwrap().unwrap() == data);
+        reading.join().unwrap();
+        assert!(all.unwrap() == data);
     }
 
     #[tokio::test]
@@ -256,11 +256,10 @@ mod tests {
                 tokio::task::yield_now().await;
                 drop(reader);
                 far.set_nonblocking(false).unwrap();
-                let read = std::thread::spawn(move || far.read(&mut [0]).unwrap());
-                while !read.is_finished() {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-                assert_eq!(read.join().unwrap(), 0);
+                let (tell, read) = tokio::sync::oneshot::channel();
+                let reading = std::thread::spawn(move || tell.send(far.read(&mut [0])).unwrap());
+                assert_eq!(read.await.unwrap().unwrap(), 0);
+                reading.join().unwrap();
             })
             .await;
     }
