@@ -523,9 +523,12 @@ fn streams_survive_a_pause_and_end_with_a_new_driver() {
     let bases: Vec<u16> = (0..2)
         .map(|queue| u16::try_from(driver.front_end.get_vring_base(queue).unwrap()).unwrap())
         .collect();
-    let refused = caller(&machine.config);
-    writeln!(&refused, "CONNECT 5").unwrap();
-    assert!(is_at_end(&refused));
+    let waiting = caller(&machine.config);
+    writeln!(&waiting, "CONNECT 5").unwrap();
+    // Whose line makes no sense is turned away when it is heard: after the other.
+    let senseless = caller(&machine.config);
+    writeln!(&senseless, "CONNECT").unwrap();
+    assert!(is_at_end(&senseless));
     let driver = &mut machine.vsock.driver;
     let queues = std::mem::take(&mut driver.queues);
     for (index, queue) in queues.iter().enumerate() {
@@ -535,6 +538,13 @@ fn streams_survive_a_pause_and_end_with_a_new_driver() {
     machine.write(end, b"still here");
     let mut bytes = [0; 10];
     host.read_exact(&mut bytes).unwrap();
+    let call = machine.vsock.skip_to(Operation::Request);
+    assert_eq!(call.dst_port, 5);
+    let answer = End::new(5, call.src_port);
+    machine
+        .vsock
+        .send(&answer.header(Operation::Response, 0), &[]);
+    assert_eq!(line(&waiting), format!("OK {}\n", call.src_port));
 
     let driver = &mut machine.vsock.driver;
     for index in 0..2 {

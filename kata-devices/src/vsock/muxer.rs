@@ -79,7 +79,10 @@ pub(crate) struct Muxer {
     _file: SocketFile,
     /// Given up for a moment to turn callers away when no descriptor is left.
     spare: Option<OwnedFd>,
-    active: bool,
+    /// The guest's driver has been there since it last started anew. A machine that
+    /// is paused, or has just been resumed, is without its queues for a while, and
+    /// its callers wait.
+    greeted: bool,
     entries: HashMap<u64, Entry>,
     by_ends: HashMap<Ends, u64>,
     ports: Ports,
@@ -109,7 +112,7 @@ impl Muxer {
             listener,
             _file: file,
             spare: Some(spare),
-            active: false,
+            greeted: false,
             entries: HashMap::new(),
             by_ends: HashMap::new(),
             ports: Ports::default(),
@@ -252,7 +255,7 @@ impl Muxer {
         else {
             return;
         };
-        if self.active {
+        if self.greeted {
             self.dial(id, stream, port);
         }
     }
@@ -491,10 +494,11 @@ impl Channel for Muxer {
     }
 
     fn set_active(&mut self, active: bool) {
-        self.active = active;
+        self.greeted |= active;
     }
 
     fn reset(&mut self) {
+        self.greeted = false;
         let ids: Vec<u64> = self.entries.keys().copied().collect();
         for id in ids {
             self.end(id, false);
