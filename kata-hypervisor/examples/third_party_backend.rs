@@ -243,6 +243,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             initramfs: None,
             command_line: KernelCommandLine::from_iter(["quiet"]),
             devices: Devices::default(),
+            cgroup: Vec::new(),
             start_deadline: Duration::from_secs(10),
         })
         .await?;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use kata_devices::fs::FsConfig;
 use kata_devices::vsock::VsockConfig;
 
+use crate::disk::DiskConfig;
+
 /// An amount of memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MemorySize(u64);
@@ -133,6 +135,10 @@ pub struct VmConfig {
     pub command_line: KernelCommandLine,
     /// The devices, one list per kind.
     pub devices: Devices,
+    /// The control groups that a monitor in a process of its own is to be in
+    /// before it runs anything: the `cgroup.procs` of each hierarchy. A backend
+    /// whose machines run in this process refuses a list that is not empty.
+    pub cgroup: Vec<PathBuf>,
     /// How long [`Vm::start`](crate::Vm::start) may take until the processors run.
     pub start_deadline: Duration,
 }
@@ -145,6 +151,11 @@ pub struct Devices {
     pub vsock: Option<VsockConfig>,
     /// Shared directories.
     pub filesystems: Vec<FsConfig>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
+    /// How many further disks can be attached while the machine runs, where the
+    /// backend can do that at all.
+    pub spare_disks: u32,
     /// Whether the guest gets an entropy device.
     pub rng: bool,
 }

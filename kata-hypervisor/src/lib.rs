@@ -10,6 +10,7 @@
 //!   VmConfig ──▶ Hypervisor::create ──▶ Vm ──▶ start ─▶ dial, wait ─▶ stop
 //!                                        ├─▶ pause()    -> Option<&dyn Pause>
 //!                                        ├─▶ hotplug()  -> Option<&dyn Hotplug>
+//!                                        ├─▶ disks()    -> Option<&dyn DiskPlug>
 //!                                        └─▶ snapshot() -> Option<&dyn Snapshot>
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! [`conformance`] suite (feature `conformance`) to prove itself.
 
 mod config;
+mod disk;
 mod error;
 mod probe;
 mod stream;
@@ -37,11 +39,12 @@ mod timeline;
 
 pub use async_trait::async_trait;
 pub use config::{Devices, KernelCommandLine, MachineSize, MemorySize, VmConfig};
+pub use disk::DiskConfig;
 pub use error::{Error, Result};
 pub use probe::{Acceleration, Finding, Probe, Severity};
 pub use stream::{GuestStream, Io};
 pub use vm::{
-    Features, Hotplug, Hypervisor, Pause, Phase, Snapshot, StopMode, Vm, VmExit, VmUsage,
+    DiskPlug, Features, Hotplug, Hypervisor, Pause, Phase, Snapshot, StopMode, Vm, VmExit, VmUsage,
 };
 
 /// The README's example is compiled with the others.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::config::VmConfig;
+use crate::disk::DiskConfig;
 use crate::error::Result;
 use crate::probe::Probe;
 use crate::stream::GuestStream;
@@ -68,6 +69,11 @@ pub trait Vm: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Attaching and detaching of disks, where the backend can.
+    fn disks(&self) -> Option<&dyn DiskPlug> {
+        None
+    }
+
     /// Saving to disk, where the backend can.
     fn snapshot(&self) -> Option<&dyn Snapshot> {
         None
@@ -78,6 +84,7 @@ pub trait Vm: std::fmt::Debug + Send + Sync {
         Features {
             pause: self.pause().is_some(),
             hotplug: self.hotplug().is_some(),
+            disks: self.disks().is_some(),
             snapshot: self.snapshot().is_some(),
         }
     }
@@ -96,12 +103,34 @@ pub trait Pause: Send + Sync {
 #[async_trait]
 pub trait Hotplug: Send + Sync {
     /// Brings the machine to that many processors and that much memory, as near
-    /// as it can, and says what it has now.
+    /// as it can, and says what it has now. A guest that does not give back in
+    /// time what it should is no error: it is in what is said.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a size that the
+    /// machine cannot ever have: less than at boot, or more than
+    /// [`MachineSize`](crate::MachineSize) allows.
     async fn resize(
         &self,
         vcpus: u32,
         memory: crate::MemorySize,
     ) -> Result<(u32, crate::MemorySize)>;
+}
+
+/// Attaching and detaching of disks of a running machine.
+#[async_trait]
+pub trait DiskPlug: Send + Sync {
+    /// Attaches a disk. The guest finds it by its serial number, a moment later.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) when the machine
+    /// has a disk of that id, or as many as it can have.
+    async fn attach(&self, disk: DiskConfig) -> Result<()>;
+
+    /// Takes a disk away that [`DiskPlug::attach`] attached, and returns when
+    /// nothing of the machine uses its file any more. The guest should have
+    /// unmounted it.
+    async fn detach(&self, id: &str) -> Result<()>;
 }
 
 /// Saving of a machine to disk.
@@ -119,6 +148,8 @@ pub struct Features {
     pub pause: bool,
     /// Processors and memory can change while it runs.
     pub hotplug: bool,
+    /// Disks can come and go while it runs.
+    pub disks: bool,
     /// It can be saved to disk.
     pub snapshot: bool,
 }

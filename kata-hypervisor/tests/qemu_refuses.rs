@@ -71,6 +71,7 @@ impl Case {
             initramfs: None,
             command_line: KernelCommandLine::new(),
             devices: Devices::default(),
+            cgroup: Vec::new(),
             start_deadline: deadline,
         }
     }

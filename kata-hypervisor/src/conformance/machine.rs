@@ -72,6 +72,7 @@ impl Place {
             initramfs: Some(initramfs),
             command_line,
             devices,
+            cgroup: Vec::new(),
             start_deadline: subject.patience,
         }
     }

@@ -37,6 +37,7 @@ fn config() -> VmConfig {
         initramfs: Some("/i".into()),
         command_line: ["quiet"].into_iter().collect(),
         devices: Devices::default(),
+        cgroup: Vec::new(),
         start_deadline: Duration::from_secs(1),
     }
 }

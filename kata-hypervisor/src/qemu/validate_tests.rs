@@ -19,6 +19,7 @@ fn config(dir: &Path) -> VmConfig {
         initramfs: None,
         command_line: KernelCommandLine::new(),
         devices: Devices::default(),
+        cgroup: Vec::new(),
         start_deadline: Duration::from_secs(1),
     }
 }

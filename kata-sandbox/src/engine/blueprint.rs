@@ -82,6 +82,7 @@ impl Blueprint {
             initramfs: boot.initramfs.clone(),
             command_line: self.command_line(boot),
             devices,
+            cgroup: Vec::new(),
             start_deadline: self.boot_timeout,
         }
     }
