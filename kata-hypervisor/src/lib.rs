@@ -33,9 +33,19 @@ mod child;
 #[cfg(feature = "qemu")]
 mod console;
 #[cfg(feature = "qemu")]
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    path = "host_kvm/none.rs"
+)]
+mod host_kvm;
+#[cfg(feature = "qemu")]
+mod kernel;
+#[cfg(feature = "qemu")]
 pub mod qemu;
 #[cfg(feature = "qemu")]
 mod timeline;
+#[cfg(feature = "qemu")]
+mod validate;
 
 pub use async_trait::async_trait;
 pub use config::{Devices, KernelCommandLine, MachineSize, MemorySize, VmConfig};

@@ -1,12 +1,10 @@
 //! What is particular to aarch64.
 
-use kvm_ioctls::Kvm;
-
 use super::MachineChoice;
 use super::args::{Bus, Machine, Pvpanic};
-use super::boot::Format;
 use super::plan::Words;
 use crate::config::MachineSize;
+use crate::kernel::Format;
 use crate::probe::Acceleration;
 
 /// Names of the program, best first.
@@ -80,20 +78,6 @@ impl Clocks {
     pub(super) fn khz_since(self, _earlier: Self) -> Option<u64> {
         None
     }
-}
-
-/// Whether a machine and a processor can be made: on this architecture KVM
-/// runs guests in hardware or not at all.
-///
-/// # Errors
-/// What happened instead.
-pub(super) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
-    let vm = kvm
-        .create_vm()
-        .map_err(|error| format!("no machine can be made: {error}"))?;
-    vm.create_vcpu(0)
-        .map_err(|error| format!("no processor can be made: {error}"))?;
-    Ok(())
 }
 
 #[cfg(test)]

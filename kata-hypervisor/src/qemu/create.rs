@@ -9,15 +9,24 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::net::UnixStream;
 
 use super::backends::Backends;
-use super::boot::{KernelTraits, Known};
 use super::plan::{Connections, Plan};
 use super::qmp::Qmp;
 use super::vm::QemuVm;
-use super::{NAME, Qemu, autopsy, validate};
+use super::{NAME, Qemu, arch, autopsy};
 use crate::child::{Child, Program};
 use crate::config::VmConfig;
 use crate::error::{Error, Result};
+use crate::kernel::{KernelTraits, Known};
 use crate::timeline::Timeline;
+use crate::validate::{self, Rules};
+
+/// What this backend takes.
+const RULES: Rules = Rules {
+    backend: NAME,
+    supported: arch::SUPPORTED,
+    kernels: arch::KERNELS,
+    longest_command_line: arch::LONGEST_COMMAND_LINE,
+};
 
 /// Makes a machine whose processors could run.
 pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Result<QemuVm> {
@@ -30,7 +39,7 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     let checking = Instant::now();
     let (config, kernel) = check(config, Arc::clone(&qemu.kernels)).await?;
     let plan = Plan::new(&qemu.settings, facts, kernel, &config);
-    validate::command_line(plan.command_line())?;
+    validate::command_line(plan.command_line(), &RULES)?;
     timeline.ended("check configuration", checking);
 
     let starting = Instant::now();
@@ -68,7 +77,7 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
 /// Validates on a thread that may block: it reads files.
 async fn check(config: VmConfig, known: Arc<Known>) -> Result<(VmConfig, KernelTraits)> {
     let checked = tokio::task::spawn_blocking(move || {
-        let kernel = validate::validate(&config, &known)?;
+        let kernel = validate::validate(&config, &known, &RULES)?;
         Ok((config, kernel))
     });
     checked.await.unwrap_or_else(|error| {

@@ -18,7 +18,6 @@
 mod args;
 mod autopsy;
 mod backends;
-mod boot;
 mod create;
 mod exit;
 mod plan;
@@ -26,8 +25,6 @@ mod probe;
 mod qmp;
 mod search;
 mod usage;
-mod validate;
-mod verdict;
 mod version;
 mod vm;
 
@@ -38,11 +35,6 @@ mod vm;
     path = "other_arch.rs"
 )]
 mod arch;
-#[cfg_attr(
-    not(any(target_arch = "x86_64", target_arch = "aarch64")),
-    path = "no_kvm.rs"
-)]
-mod kvm;
 
 /// The other architectures' files, so that what they say is checked everywhere.
 #[cfg(all(test, not(target_arch = "aarch64")))]
@@ -64,6 +56,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::VmConfig;
 use crate::error::Result;
+use crate::kernel::Known;
 use crate::probe::{Acceleration, Probe};
 use crate::vm::{Hypervisor, Vm};
 
@@ -99,7 +92,7 @@ pub struct Qemu {
     /// What was found out about the host, once it has been.
     facts: OnceCell<probe::Facts>,
     /// What was found out about kernels.
-    kernels: Arc<boot::Known>,
+    kernels: Arc<Known>,
 }
 
 /// What the embedder chose.

@@ -2,9 +2,9 @@
 
 use super::MachineChoice;
 use super::args::{Bus, Machine, Pvpanic};
-use super::boot::Format;
 use super::plan::Words;
 use crate::config::MachineSize;
+use crate::kernel::Format;
 use crate::probe::Acceleration;
 
 /// Names of the program: none is looked for.

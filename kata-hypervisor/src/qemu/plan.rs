@@ -8,10 +8,10 @@ use super::args::{
     Accel, Argument, Backend, Bare, Chardev, Cpu, Kernel, Machine, MemfdBackend, Memory, Monitor,
     Name, Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
 };
-use super::boot::KernelTraits;
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
 use crate::config::{KernelCommandLine, VmConfig};
+use crate::kernel::KernelTraits;
 use crate::probe::Acceleration;
 
 /// How a machine will be made.

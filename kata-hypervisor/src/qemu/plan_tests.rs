@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{Devices, MachineSize, MemorySize};
+use crate::kernel::Format;
 use crate::probe::Probe;
-use crate::qemu::boot::Format;
 use std::time::Duration;
 
 fn facts() -> Facts {

@@ -6,14 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::{Argument, Backend, Chardev, Monitor};
-use super::kvm::examine;
 use super::qmp::{Qmp, QmpError};
 use super::search::{USUAL, search};
-use super::verdict::Verdict;
 use super::version::Version;
 use super::{Settings, arch, autopsy};
 use crate::child::{Child, Program};
 use crate::error::{Error, Result};
+use crate::host_kvm::{Verdict, examine};
 use crate::probe::{Acceleration, Probe, Severity};
 
 /// How long QEMU may take to say who it is.
@@ -235,48 +234,12 @@ fn judge_kvm(verdict: &Verdict, answers: &Answers, settings: &Settings, probe: &
         );
         return false;
     }
-    let (what, remedy) = match verdict {
-        Verdict::Works => return true,
-        Verdict::Missing => ("/dev/kvm is not there".to_owned(), missing_kvm_remedy()),
-        Verdict::Unopenable(error) => (
-            format!("/dev/kvm cannot be opened: {error}"),
-            "give this user access to it, such as through the group kvm",
-        ),
-        Verdict::Unusable(why) => (
-            format!("/dev/kvm cannot be used: {why}"),
-            "load kvm_intel or kvm_amd",
-        ),
-        Verdict::NoStockKernel { pvm, what } => (no_stock_kernel(*pvm, what), STOCK_REMEDY),
-    };
-    probe.find(severity, what, Some(remedy));
-    false
-}
-
-const STOCK_REMEDY: &str = "use a host with hardware virtualization (kvm_intel, kvm_amd); \
-                            until then guests are emulated";
-
-fn no_stock_kernel(pvm: bool, what: &str) -> String {
-    let who = if pvm {
-        " (it is kvm_pvm, which emulates ring 0)"
-    } else {
-        ""
-    };
-    format!("the host's KVM cannot run a stock kernel{who}: {what}")
-}
-
-fn missing_kvm_remedy() -> &'static str {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .unwrap_or_default();
-    let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
-    if has("vmx") || has("svm") {
-        "load the module kvm_intel or kvm_amd, or pass /dev/kvm into this container"
-    } else if has("hypervisor") {
-        "turn on nested virtualization for this virtual machine on its host"
-    } else {
-        "turn on virtualization in the firmware, or use a host that has it"
+    match verdict.problem() {
+        None => true,
+        Some((what, remedy)) => {
+            probe.find(severity, what, Some(remedy));
+            false
+        }
     }
 }
 

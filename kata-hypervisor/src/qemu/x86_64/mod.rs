@@ -1,17 +1,15 @@
 //! What is particular to x86_64.
 
 mod clock;
-mod ring0;
 
 use crate::config::MachineSize;
+use crate::kernel::Format;
 use crate::probe::Acceleration;
 use crate::qemu::MachineChoice;
 use crate::qemu::args::{Bus, Machine, Pvpanic};
-use crate::qemu::boot::Format;
 use crate::qemu::plan::Words;
 
 pub(in crate::qemu) use clock::Clocks;
-pub(in crate::qemu) use ring0::run_in_ring_0;
 
 /// Names of the program, best first.
 pub(in crate::qemu) const PROGRAMS: &[&str] = &["qemu-system-x86_64", "qemu-kvm"];

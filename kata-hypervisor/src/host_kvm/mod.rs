@@ -5,13 +5,20 @@
 //! kernel stops at the first instruction the emulator lacks. So a few such
 //! instructions are executed in a machine of a few pages.
 
+mod verdict;
+
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod arch;
+
 use std::io;
 use std::path::Path;
 
 use kvm_ioctls::Kvm;
 
-use super::arch::run_in_ring_0;
-use super::verdict::Verdict;
+use arch::run_in_ring_0;
+
+pub(crate) use verdict::Verdict;
 
 /// The version of the interface that has been the only one since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -21,7 +28,7 @@ const DEVICE: &str = "/dev/kvm";
 const PVM: &str = "/sys/module/kvm_pvm";
 
 /// Examines `/dev/kvm`. Blocks for some milliseconds.
-pub(super) fn examine() -> Verdict {
+pub(crate) fn examine() -> Verdict {
     if !Path::new(DEVICE).exists() {
         return Verdict::Missing;
     }

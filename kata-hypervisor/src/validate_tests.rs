@@ -4,6 +4,13 @@ use kata_devices::fs::{FsConfig, SharedTree};
 use kata_devices::vsock::VsockConfig;
 use std::time::Duration;
 
+const RULES: Rules = Rules {
+    backend: "any",
+    supported: true,
+    kernels: &[Format::Elf],
+    longest_command_line: 2047,
+};
+
 fn config(dir: &Path) -> VmConfig {
     let memory = MemorySize::mib(64);
     VmConfig {
@@ -29,7 +36,7 @@ fn blamed(change: impl FnOnce(&mut VmConfig)) -> &'static str {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
     change(&mut config);
-    match validate(&config, &Known::default()).unwrap_err() {
+    match validate(&config, &Known::default(), &RULES).unwrap_err() {
         Error::InvalidConfig { field, .. } => field,
         Error::File { what, .. } => what,
         Error::Device { device, .. } => device,
@@ -102,7 +109,7 @@ fn devices_that_make_no_sense_are_blamed() {
 
 #[test]
 fn a_command_line_that_the_kernel_would_cut_is_blamed() {
-    command_line(&"x".repeat(arch::LONGEST_COMMAND_LINE)).unwrap();
-    assert!(command_line(&"x".repeat(arch::LONGEST_COMMAND_LINE + 1)).is_err());
-    assert!(command_line("a\nb").is_err());
+    command_line(&"x".repeat(RULES.longest_command_line), &RULES).unwrap();
+    assert!(command_line(&"x".repeat(RULES.longest_command_line + 1), &RULES).is_err());
+    assert!(command_line("a\nb", &RULES).is_err());
 }

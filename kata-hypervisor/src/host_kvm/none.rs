@@ -1,8 +1,11 @@
 //! The place of KVM's examination on architectures whose machines do not run.
 
-use super::verdict::Verdict;
+#[path = "verdict.rs"]
+mod verdict;
+
+pub(crate) use verdict::Verdict;
 
 /// Says that nothing is known.
-pub(super) fn examine() -> Verdict {
+pub(crate) fn examine() -> Verdict {
     Verdict::Unusable("this architecture is not supported".to_owned())
 }

@@ -1,6 +1,6 @@
 //! Whether a file can be booted as a kernel.
 //!
-//! QEMU given a file that is no kernel dies with a riddle or runs it. So the
+//! A monitor given a file that is no kernel dies with a riddle or runs it. So the
 //! header is read first: enough to tell a wrong or truncated file from a
 //! kernel. The file is trusted no further than its bounds.
 
@@ -11,24 +11,26 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub(super) use mmio::Known;
+pub(crate) use mmio::Known;
 
 use crate::error::{Error, Result};
 
 /// What is known of a kernel that can be booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KernelTraits {
+pub(crate) struct KernelTraits {
     /// What it is.
-    pub(super) format: Format,
+    pub(crate) format: Format,
     /// Whether it finds virtio devices that its command line announces.
-    pub(super) finds_announced_devices: bool,
+    pub(crate) finds_announced_devices: bool,
 }
 
-/// What QEMU can load.
+/// What backends can load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// An uncompressed ELF, entered through its PVH note.
     Elf,
+    /// An uncompressed ELF without one, entered in 64-bit mode.
+    PlainElf,
     /// The x86 boot protocol's self-extracting image.
     BzImage,
     /// The arm64 boot protocol's image.
@@ -38,7 +40,7 @@ pub(super) enum Format {
 }
 
 /// Looks at the kernel; `accepted` is what this architecture's machines load.
-pub(super) fn inspect_kernel(
+pub(crate) fn inspect_kernel(
     path: &Path,
     accepted: &[Format],
     known: &Known,
@@ -53,13 +55,18 @@ pub(super) fn inspect_kernel(
     let format = detect(&file)
         .map_err(failed)?
         .filter(|format| accepted.contains(format));
-    let Some(format) = format else {
+    let Some(mut format) = format else {
         return Err(failed(invalid(
             "it is no kernel for this architecture (an ELF vmlinux, bzImage or Image is wanted)",
         )));
     };
-    if format == Format::Elf {
-        check_elf(&file, length).map_err(failed)?;
+    if format == Format::Elf && !check_elf(&file, length).map_err(failed)? {
+        if !accepted.contains(&Format::PlainElf) {
+            return Err(failed(invalid(
+                "it is an ELF kernel without a PVH entry (CONFIG_PVH)",
+            )));
+        }
+        format = Format::PlainElf;
     }
     let finds_announced_devices = known
         .finds_announced_devices(&file, format)
@@ -71,7 +78,7 @@ pub(super) fn inspect_kernel(
 }
 
 /// Checks that an initramfs is there, can be read and is not empty.
-pub(super) fn inspect_initramfs(path: &Path) -> Result<()> {
+pub(crate) fn inspect_initramfs(path: &Path) -> Result<()> {
     let failed = |source| Error::File {
         what: "initramfs",
         path: path.to_owned(),
@@ -131,8 +138,9 @@ const MOST_HEADERS: u16 = 64;
 /// Longer than any kernel's notes.
 const LONGEST_NOTES: u64 = 64 << 10;
 
-/// A 64-bit little-endian x86_64 executable, whole, with a PVH entry.
-fn check_elf(file: &File, length: u64) -> io::Result<()> {
+/// A 64-bit little-endian x86_64 executable, whole. Tells whether it has a PVH
+/// entry.
+fn check_elf(file: &File, length: u64) -> io::Result<bool> {
     let mut header = [0; 64];
     file.read_exact_at(&mut header, 0)
         .map_err(|_| invalid("it is truncated"))?;
@@ -165,13 +173,7 @@ fn check_elf(file: &File, length: u64) -> io::Result<()> {
             _ => {}
         }
     }
-    if entry {
-        Ok(())
-    } else {
-        Err(invalid(
-            "it is an ELF kernel without a PVH entry (CONFIG_PVH)",
-        ))
-    }
+    Ok(entry)
 }
 
 /// Whether the notes name an entry point for PVH.

@@ -3,21 +3,33 @@
 use std::fs;
 use std::path::Path;
 
-use super::boot::{KernelTraits, Known, inspect_initramfs, inspect_kernel};
-use super::{NAME, arch};
 use crate::config::{MachineSize, MemorySize, VmConfig};
 use crate::error::{Error, Result};
+use crate::kernel::{Format, KernelTraits, Known, inspect_initramfs, inspect_kernel};
 
 /// More than any supported machine has.
 const MOST_VCPUS: u32 = 255;
 /// Less than any kernel boots with.
 const LEAST_MEMORY: MemorySize = MemorySize::mib(16);
 
+/// What a backend takes on this architecture.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// Its name.
+    pub(crate) backend: &'static str,
+    /// Whether its machines run at all.
+    pub(crate) supported: bool,
+    /// Kernels that its machines load.
+    pub(crate) kernels: &'static [Format],
+    /// The longest command line that its kernels take.
+    pub(crate) longest_command_line: usize,
+}
+
 /// Checks everything that can be checked without making anything; reads files.
-pub(super) fn validate(config: &VmConfig, known: &Known) -> Result<KernelTraits> {
-    if !arch::SUPPORTED {
+pub(crate) fn validate(config: &VmConfig, known: &Known, rules: &Rules) -> Result<KernelTraits> {
+    if !rules.supported {
         return Err(Error::Unsupported {
-            backend: NAME,
+            backend: rules.backend,
             operation: "this architecture",
         });
     }
@@ -25,7 +37,7 @@ pub(super) fn validate(config: &VmConfig, known: &Known) -> Result<KernelTraits>
     id(&config.id)?;
     run_dir(&config.run_dir)?;
     devices(config)?;
-    let kernel = inspect_kernel(&config.kernel, arch::KERNELS, known)?;
+    let kernel = inspect_kernel(&config.kernel, rules.kernels, known)?;
     if let Some(initramfs) = &config.initramfs {
         inspect_initramfs(initramfs)?;
     }
@@ -33,8 +45,8 @@ pub(super) fn validate(config: &VmConfig, known: &Known) -> Result<KernelTraits>
 }
 
 /// Checks the command line that the kernel will get.
-pub(super) fn command_line(line: &str) -> Result<()> {
-    let most = arch::LONGEST_COMMAND_LINE;
+pub(crate) fn command_line(line: &str, rules: &Rules) -> Result<()> {
+    let most = rules.longest_command_line;
     if line.len() > most {
         let length = line.len();
         return wrong(

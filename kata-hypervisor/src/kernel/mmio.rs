@@ -24,7 +24,7 @@ const MOST_KNOWN: usize = 64;
 /// What is known of kernels that were looked at: a search takes some ten
 /// milliseconds, which a boot need not pay again.
 #[derive(Debug, Default)]
-pub(in crate::qemu) struct Known(Mutex<HashMap<Identity, bool>>);
+pub(crate) struct Known(Mutex<HashMap<Identity, bool>>);
 
 /// A file as it was when it was looked at.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -49,8 +49,8 @@ impl Identity {
 impl Known {
     /// Whether the kernel in `file` finds announced devices. A compressed one
     /// cannot be searched, and is taken not to.
-    pub(super) fn finds_announced_devices(&self, file: &File, format: Format) -> io::Result<bool> {
-        if format != Format::Elf {
+    pub(crate) fn finds_announced_devices(&self, file: &File, format: Format) -> io::Result<bool> {
+        if !matches!(format, Format::Elf | Format::PlainElf) {
             return Ok(false);
         }
         let identity = Identity::of(&file.metadata()?);

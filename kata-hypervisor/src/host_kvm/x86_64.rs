@@ -35,7 +35,7 @@ const LARGE_PAGE: u64 = 0x83;
 ///
 /// # Errors
 /// What happened instead.
-pub(in crate::qemu) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
+pub(crate) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
     let memory = Memory::new().map_err(|errno| format!("no memory for a test: {errno}"))?;
     fill(&memory);
     let vm = kvm
