@@ -8,6 +8,7 @@ use kata_devices::fs::FsConfig;
 use kata_devices::vsock::VsockConfig;
 
 use crate::disk::DiskConfig;
+use crate::nic::NicConfig;
 
 /// An amount of memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -156,6 +157,8 @@ pub struct Devices {
     /// How many further disks can be attached while the machine runs, where the
     /// backend can do that at all.
     pub spare_disks: u32,
+    /// Network devices, in the order in which the guest finds them.
+    pub nics: Vec<NicConfig>,
     /// Whether the guest gets an entropy device.
     pub rng: bool,
 }

@@ -20,6 +20,7 @@
 mod config;
 mod disk;
 mod error;
+mod nic;
 mod probe;
 mod stream;
 mod vm;
@@ -51,6 +52,7 @@ pub use async_trait::async_trait;
 pub use config::{Devices, KernelCommandLine, MachineSize, MemorySize, VmConfig};
 pub use disk::DiskConfig;
 pub use error::{Error, Result};
+pub use nic::{MOST_NIC_QUEUES, NicBackend, NicConfig};
 pub use probe::{Acceleration, Finding, Probe, Severity};
 pub use stream::{GuestStream, Io};
 pub use vm::{

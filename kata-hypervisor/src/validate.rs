@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::config::{MachineSize, MemorySize, VmConfig};
 use crate::error::{Error, Result};
 use crate::kernel::{Format, KernelTraits, Known, inspect_initramfs, inspect_kernel};
+use crate::nic::{Mac, NicConfig};
 
 /// More than any supported machine has.
 const MOST_VCPUS: u32 = 255;
@@ -143,6 +144,16 @@ fn devices(config: &VmConfig) -> Result<()> {
         let tag = &filesystem.tag;
         if filesystems[..index].iter().any(|other| other.tag == *tag) {
             return wrong("tag", format!("{tag:?} is there twice"));
+        }
+    }
+    for (index, nic) in config.devices.nics.iter().enumerate() {
+        if let Some(fault) = nic.fault() {
+            return wrong("nics", format!("of network device {index}, {fault}"));
+        }
+        let taken = |other: &NicConfig| other.mac == nic.mac;
+        if config.devices.nics[..index].iter().any(taken) {
+            let mac = Mac(nic.mac);
+            return wrong("nics", format!("two have the hardware address {mac}"));
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::{Devices, KernelCommandLine};
+use crate::nic::NicBackend;
 use kata_devices::fs::{FsConfig, SharedTree};
 use kata_devices::vsock::VsockConfig;
 use std::time::Duration;
@@ -62,6 +63,28 @@ fn a_size_that_makes_no_machine_is_blamed() {
     assert_eq!(
         blamed(|c| c.size.max_memory = MemorySize::mib(32)),
         "max_memory"
+    );
+}
+
+#[test]
+fn network_devices_that_cannot_be_are_blamed() {
+    let nic = |mac, mtu| {
+        let backend = NicBackend::VhostUser {
+            socket: "/s".into(),
+            queues: 1,
+        };
+        NicConfig::new(mac, mtu, backend)
+    };
+    let mac = [2, 0, 0, 0, 0, 1];
+    assert_eq!(
+        blamed(|c| c.devices.nics = vec![nic(mac, 1500), nic(mac, 1500)]),
+        "nics"
+    );
+    assert_eq!(blamed(|c| c.devices.nics.push(nic(mac, 0))), "nics");
+    let other = [2, 0, 0, 0, 0, 2];
+    assert_eq!(
+        blamed(|c| c.devices.nics = vec![nic(mac, 1500), nic(other, 1500)]),
+        "kernel"
     );
 }
 

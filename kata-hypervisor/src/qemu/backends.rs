@@ -4,6 +4,7 @@
 //! other: no socket file that somebody else could connect to, nothing to wait
 //! for, nothing to remove.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -15,10 +16,16 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::child::{Failure, Support};
 use crate::config::{Devices, VmConfig};
 use crate::error::{Error, Result};
+use crate::nic::NicBackend;
+use crate::qemu::args::Netdev;
+use crate::qemu::plan::NicConnection;
 
 /// How long QEMU may live on after it has left a back end: it closes its
 /// sockets a moment before it is dead.
 const LEAVING: Duration = Duration::from_secs(5);
+
+/// The kernel's own back end of network devices.
+const VHOST_NET: &str = "/dev/vhost-net";
 
 /// The servers of one machine's devices, with what each is called. Dropping a
 /// server ends its threads.
@@ -58,13 +65,18 @@ pub(super) struct Backends {
     pub(super) vsock: Option<RawFd>,
     /// Where the file systems' back ends are, with their tags.
     pub(super) filesystems: Vec<(String, RawFd)>,
+    /// What the network devices are connected to.
+    pub(super) nics: Vec<NicConnection>,
 }
 
 impl Backends {
     /// Starts what the description asks for.
     pub(super) fn start(config: &VmConfig) -> Result<Self> {
         let Devices {
-            vsock, filesystems, ..
+            vsock,
+            filesystems,
+            nics,
+            ..
         } = &config.devices;
         let mut backends = Self::default();
         if let Some(vsock) = vsock {
@@ -79,7 +91,59 @@ impl Backends {
             })?;
             backends.filesystems.push((filesystem.tag.clone(), fd));
         }
+        for nic in nics {
+            let connection = backends.connect(&nic.backend)?;
+            backends.nics.push(connection);
+        }
         Ok(backends)
+    }
+
+    /// Gives QEMU what a network device is connected to.
+    fn connect(&mut self, backend: &NicBackend) -> Result<NicConnection> {
+        match backend {
+            NicBackend::Tap(taps) => {
+                let mut queues = Vec::with_capacity(taps.len());
+                for tap in taps {
+                    queues.push(self.lend(tap)?);
+                }
+                let vhost = kernel_backends(taps.len())
+                    .into_iter()
+                    .map(|fd| self.give(fd))
+                    .collect();
+                Ok(NicConnection::Netdev(Netdev::Tap { queues, vhost }))
+            }
+            NicBackend::Stream(stream) => {
+                let fd = self.lend(stream)?;
+                Ok(NicConnection::Netdev(Netdev::Stream(fd)))
+            }
+            NicBackend::VhostUser { socket, queues } => {
+                let stream = UnixStream::connect(socket).map_err(|source| Error::Host {
+                    operation: format!(
+                        "connect to the vhost-user network back end {}",
+                        socket.display()
+                    ),
+                    source,
+                })?;
+                let fd = self.give(stream.into());
+                Ok(NicConnection::VhostUser(fd, *queues))
+            }
+        }
+    }
+
+    /// Lets QEMU inherit a copy of a descriptor.
+    fn lend(&mut self, fd: &OwnedFd) -> Result<RawFd> {
+        let copy = fd.try_clone().map_err(|source| Error::Host {
+            operation: "copy a descriptor of a network device".to_owned(),
+            source,
+        })?;
+        Ok(self.give(copy))
+    }
+
+    /// Lets QEMU inherit a descriptor.
+    fn give(&mut self, fd: OwnedFd) -> RawFd {
+        let number = fd.as_raw_fd();
+        self.inherit.push(fd);
+        number
     }
 
     fn serve(
@@ -94,10 +158,19 @@ impl Backends {
         })?;
         let server = server(ours).map_err(|source| Error::Device { device, source })?;
         self.servers.0.push((name, server));
-        let fd = theirs.as_raw_fd();
-        self.inherit.push(theirs);
-        Ok(fd)
+        Ok(self.give(theirs))
     }
+}
+
+/// The kernel's own network back end, once for each queue; nothing where the
+/// host has none or this user may not open it: QEMU moves the packets then.
+fn kernel_backends(queues: usize) -> Vec<OwnedFd> {
+    let open = || File::options().read(true).write(true).open(VHOST_NET);
+    let opened: io::Result<Vec<OwnedFd>> = (0..queues).map(|_| open().map(OwnedFd::from)).collect();
+    opened.unwrap_or_else(|error| {
+        log::debug!(error:%; "{VHOST_NET} is not used");
+        Vec::new()
+    })
 }
 
 fn pair() -> io::Result<(UnixStream, OwnedFd)> {

@@ -52,6 +52,7 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
         monitor: theirs.as_raw_fd(),
         vsock: backends.vsock,
         filesystems: std::mem::take(&mut backends.filesystems),
+        nics: std::mem::take(&mut backends.nics),
     };
     let args = plan.to_args(&config, &connections);
     log::debug!(vm_id = config.id.as_str(), args:? = args; "starting QEMU");

@@ -6,13 +6,16 @@ use std::os::fd::RawFd;
 use super::arch;
 use super::args::{
     Accel, Argument, Backend, Bare, Chardev, Cpu, Kernel, Machine, MemfdBackend, Memory, Monitor,
-    Name, Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
+    Name, Netdev, Nic, Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
 };
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
 use crate::config::{KernelCommandLine, VmConfig};
 use crate::kernel::KernelTraits;
 use crate::probe::Acceleration;
+
+/// How many virtio devices a `microvm` has room for without ACPI.
+const MICROVM_SLOTS: usize = 8;
 
 /// How a machine will be made.
 #[derive(Clone, Debug)]
@@ -33,6 +36,17 @@ pub(super) struct Connections {
     pub(super) vsock: Option<RawFd>,
     /// The same for each file system, with its tag.
     pub(super) filesystems: Vec<(String, RawFd)>,
+    /// What each network device is connected to.
+    pub(super) nics: Vec<NicConnection>,
+}
+
+/// What a network device is connected to.
+#[derive(Clone, Debug)]
+pub(super) enum NicConnection {
+    /// Something that is named by itself.
+    Netdev(Netdev),
+    /// A socket to a vhost-user back end, and its number of queue pairs.
+    VhostUser(RawFd, usize),
 }
 
 impl Plan {
@@ -43,7 +57,9 @@ impl Plan {
         kernel: KernelTraits,
         config: &VmConfig,
     ) -> Self {
-        let microvm = facts.has_microvm && kernel.finds_announced_devices;
+        let microvm = facts.has_microvm
+            && kernel.finds_announced_devices
+            && virtio_devices(config) <= MICROVM_SLOTS;
         let choice: MachineChoice = settings.machine;
         let machine = arch::machine(choice, &config.size, microvm, facts.acceleration);
         Self {
@@ -117,6 +133,27 @@ impl Plan {
                 tag: tag.clone(),
             }));
         }
+        let nics = config.devices.nics.iter().zip(&connections.nics);
+        for (index, (nic, connection)) in nics.enumerate() {
+            let netdev = match connection {
+                NicConnection::Netdev(netdev) => netdev.clone(),
+                NicConnection::VhostUser(fd, queues) => {
+                    let id = format!("vhost-net{index}");
+                    devices.push(Box::new(chardev(&id, Backend::Inherited(*fd))));
+                    Netdev::VhostUser {
+                        chardev: id,
+                        queues: *queues,
+                    }
+                }
+            };
+            devices.push(Box::new(Nic {
+                bus,
+                index,
+                mac: nic.mac,
+                mtu: nic.mtu,
+                netdev,
+            }));
+        }
         if config.devices.rng {
             devices.push(Box::new(Rng { bus }));
         }
@@ -125,6 +162,16 @@ impl Plan {
         }
         devices
     }
+}
+
+/// How many virtio devices the machine has.
+fn virtio_devices(config: &VmConfig) -> usize {
+    let devices = &config.devices;
+    usize::from(devices.vsock.is_some())
+        + devices.filesystems.len()
+        + devices.disks.len()
+        + devices.nics.len()
+        + usize::from(devices.rng)
 }
 
 fn chardev(id: &str, backend: Backend) -> Chardev {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Devices, MachineSize, MemorySize};
 use crate::kernel::Format;
+use crate::nic::{NicBackend, NicConfig};
 use crate::probe::Probe;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ fn connections() -> Connections {
         monitor: 9,
         vsock: Some(10),
         filesystems: vec![("kata".to_owned(), 11)],
+        nics: Vec::new(),
     }
 }
 
@@ -137,4 +139,47 @@ fn a_kernel_that_would_not_find_a_microvms_devices_gets_a_q35() {
     };
     let plan = Plan::new(&Settings::default(), &facts(), blind, &config());
     assert_eq!(plan.machine, Machine::Q35);
+}
+
+#[test]
+fn network_devices_follow_their_back_ends() {
+    let mut config = config();
+    let nic = |last, backend| NicConfig::new([2, 0, 0, 0, 0, last], 1500, backend);
+    let socket = "/s".into();
+    config.devices.nics = vec![
+        nic(1, NicBackend::Tap(Vec::new())),
+        nic(2, NicBackend::VhostUser { socket, queues: 2 }),
+    ];
+    let mut connections = connections();
+    let tap = Netdev::Tap {
+        queues: vec![20, 21],
+        vhost: vec![],
+    };
+    connections.nics = vec![NicConnection::Netdev(tap), NicConnection::VhostUser(22, 2)];
+    let plan = Plan::new(&Settings::default(), &facts(), kernel(), &config);
+    let args: Vec<String> = plan
+        .to_args(&config, &connections)
+        .into_iter()
+        .map(|arg| arg.into_string().unwrap())
+        .collect();
+    assert!(position(&args, "id=vhost-net1,fd=22") < position(&args, "chardev=vhost-net1"));
+    assert!(position(&args, "fds=20:21") < position(&args, "mac=02:00:00:00:00:01"));
+    assert!(position(&args, "netdev=net0") < position(&args, "netdev=net1"));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_machine_with_more_devices_than_a_microvm_has_room_for_is_a_q35() {
+    let mut config = config();
+    let nic = |last| {
+        let socket = "/s".into();
+        let backend = NicBackend::VhostUser { socket, queues: 1 };
+        NicConfig::new([2, 0, 0, 0, 0, last], 1500, backend)
+    };
+    config.devices.nics = (0..8).map(nic).collect();
+    let machine =
+        |config: &VmConfig| Plan::new(&Settings::default(), &facts(), kernel(), config).machine;
+    assert_eq!(machine(&config), Machine::Microvm);
+    config.devices.nics.push(nic(8));
+    assert_eq!(machine(&config), Machine::Q35);
 }
