@@ -22,14 +22,20 @@
 //! bytes the guest controls.
 
 pub mod fs;
+pub mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod vhost_user;
+pub mod virtio;
 pub mod vsock;
 
 mod epoll;
 mod error;
 mod limit;
-mod queue;
+mod pieces;
+mod rate;
 mod volatile_io;
 
 pub use error::{Error, Result};
-pub use queue::{GuestMemory, Interrupt, QueueError, VirtQueue};
+pub use rate::{Rate, RateLimit};
+pub use virtio::{GuestMemory, Interrupt, QueueError, VirtQueue};

@@ -15,7 +15,7 @@ use super::router::Router;
 use super::tree::FsConfig;
 use crate::Result;
 use crate::limit::Offences;
-use crate::queue::GuestMemory;
+use crate::virtio::GuestMemory;
 
 /// Queues for requests; there is one more, for what must not wait.
 pub(super) const REQUEST_QUEUES: u8 = 1;

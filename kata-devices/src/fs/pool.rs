@@ -11,13 +11,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
-use virtio_queue::DescriptorChain;
 
 use super::credentials;
 use super::device::{Device, REQUEST_QUEUES};
 use crate::epoll::{Epoll, Event, Ready};
-use crate::queue::{GuestMemory, QueueError, VirtQueue};
-use crate::vhost_user::RunningQueue;
+use crate::virtio::{DeviceQueue, ThreadStart};
 use crate::{Error, Result};
 
 /// The high-priority queue and those for requests.
@@ -42,7 +40,7 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    running: Option<RunningQueue>,
+    running: Option<DeviceQueue>,
     /// No further requests are taken.
     stopping: bool,
     under_way: usize,
@@ -70,7 +68,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Starts the threads; there are no queues yet.
-    pub(super) fn start(device: Device) -> Result<Self> {
+    pub(super) fn start(device: Device, thread_start: &ThreadStart) -> Result<Self> {
         let crew = Crew::new(device).map_err(Error::host("make an epoll set"))?;
         let mut pool = Self {
             crew: Arc::new(crew),
@@ -78,9 +76,16 @@ impl Pool {
         };
         for number in 0..THREADS {
             let life = Life::begin(&pool.crew);
+            let thread_start = thread_start.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("kata-fs-{number}"))
-                .spawn(move || life.0.work())
+                .spawn(move || {
+                    let name = std::thread::current();
+                    match thread_start.run(name.name().unwrap_or_default()) {
+                        Ok(()) => life.0.work(),
+                        Err(error) => log::error!(error:%; "fs: a thread cannot begin"),
+                    }
+                })
                 .map_err(Error::host("start a thread for the shared file system"))?;
             pool.threads.push(thread);
         }
@@ -88,7 +93,7 @@ impl Pool {
     }
 
     /// Lets the threads serve a queue.
-    pub(super) fn add(&self, index: usize, running: RunningQueue) -> io::Result<()> {
+    pub(super) fn add(&self, index: usize, running: DeviceQueue) -> io::Result<()> {
         let token = u64::try_from(index).map_err(io::Error::other)?;
         self.crew.epoll.add(&running.kick, token, EventFlags::IN)?;
         let mut state = lock(&self.crew.slots[index].state);
@@ -101,7 +106,7 @@ impl Pool {
     }
 
     /// Takes a queue away, once the requests under way are done.
-    pub(super) fn remove(&self, index: usize) -> Option<VirtQueue> {
+    pub(super) fn remove(&self, index: usize) -> Option<DeviceQueue> {
         let slot = &self.crew.slots[index];
         let mut state = lock(&slot.state);
         // It was registered when it was added.
@@ -118,7 +123,7 @@ impl Pool {
         }
         state.era += 1;
         state.under_way = 0;
-        state.running.take().map(|running| running.queue)
+        state.running.take()
     }
 }
 
@@ -214,7 +219,7 @@ impl Crew {
             return false;
         };
         let memory = Arc::clone(&running.memory);
-        let chain = match next(&mut running.queue, &memory) {
+        let chain = match running.queue.next(&memory) {
             Ok(Some(chain)) => chain,
             Ok(None) => return false,
             Err(error) => {
@@ -251,21 +256,6 @@ impl Crew {
             slot.idle.notify_all();
         }
         true
-    }
-}
-
-/// The next request, or the promise of a kick when there is one.
-fn next<'m>(
-    queue: &mut VirtQueue,
-    memory: &'m GuestMemory,
-) -> std::result::Result<Option<DescriptorChain<&'m GuestMemory>>, QueueError> {
-    loop {
-        if let Some(chain) = queue.pop(memory)? {
-            return Ok(Some(chain));
-        }
-        if !queue.enable_kicks(memory)? {
-            return Ok(None);
-        }
     }
 }
 

@@ -9,7 +9,9 @@ use fuse_backend_rs::api::filesystem::FsOptions;
 use super::id::MAX_SHARE;
 use super::inventory::Budget;
 use super::root::MAX_NAME;
+use super::served::Served;
 use super::share::Share;
+use crate::virtio::{Hosted, ThreadStart, VirtioDevice};
 use crate::{Error, Result};
 
 /// The longest tag (virtio 1.2 §5.11.4).
@@ -25,6 +27,16 @@ pub struct FsConfig {
 }
 
 impl FsConfig {
+    /// The device, for a transport of this process. `thread_start` is called by
+    /// its threads.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, or the host refuses a thread.
+    pub fn device(&self, thread_start: &ThreadStart) -> Result<Box<dyn VirtioDevice>> {
+        let hosted = Hosted::start("kata-fs", thread_start, |_| Served::new(self, thread_start))?;
+        Ok(Box::new(hosted))
+    }
+
     /// Whether a device can be made of this.
     ///
     /// # Errors

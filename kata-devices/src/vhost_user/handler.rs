@@ -1,4 +1,4 @@
-//! The vhost-user protocol: what the front end asks, done to a [`Backend`].
+//! The vhost-user protocol: what the front end asks, done to a [`Driven`] device.
 //!
 //! A ring runs when the front end has given it a kick and enabled it; any change
 //! of memory, features or interrupts stops what runs, and starts it again.
@@ -18,16 +18,15 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
-use super::backend::{Backend, RunningQueue};
 use super::memory::{MAX_REGIONS, SharedMemory};
-use crate::queue::{Interrupt, MAX_SIZE, VirtQueue};
+use crate::virtio::{DeviceQueue, Driven, Interrupt, Kick, MAX_SIZE, VirtQueue};
 
 /// A ring, as far as the front end has set it up.
 #[derive(Debug, Default)]
 struct Ring {
     /// Here while it does not run; with the back end while it does.
     queue: Option<VirtQueue>,
-    kick: Option<Arc<OwnedFd>>,
+    kick: Option<Arc<Kick>>,
     enabled: bool,
 }
 
@@ -63,9 +62,9 @@ impl Interrupt for Call {
     }
 }
 
-impl<B: Backend> Handler<B> {
+impl<B: Driven> Handler<B> {
     pub(super) fn new(backend: B) -> Self {
-        let rings = (0..backend.queue_count()).map(|_| Ring::new()).collect();
+        let rings = (0..backend.served_queues()).map(|_| Ring::new()).collect();
         Self {
             backend,
             memory: SharedMemory::default(),
@@ -95,8 +94,8 @@ impl<B: Backend> Handler<B> {
     }
 
     fn halt(&mut self, index: usize) {
-        if let Some(queue) = self.backend.stop(index) {
-            self.rings[index].queue = Some(queue);
+        if let Some(stopped) = self.backend.stop(index) {
+            self.rings[index].queue = Some(stopped.queue);
         }
     }
 
@@ -113,13 +112,13 @@ impl<B: Backend> Handler<B> {
         let state = queue.configure();
         state.set_ready(true);
         let used = state.used_idx(&*memory, std::sync::atomic::Ordering::Acquire);
-        let (true, Ok(used)) = (state.is_valid(&*memory), used) else {
-            state.set_ready(false);
+        let (true, Ok(used)) = (queue.lies_in(&memory), used) else {
+            queue.configure().set_ready(false);
             ring.queue = Some(queue);
             return Err(refused("the queue does not lie in guest memory"));
         };
-        state.set_next_used(used.0);
-        let running = RunningQueue {
+        queue.configure().set_next_used(used.0);
+        let running = DeviceQueue {
             queue,
             kick,
             memory,
@@ -163,19 +162,21 @@ pub(super) fn refused(reason: &'static str) -> Error {
     Error::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
-impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
+impl<B: Driven> VhostUserBackendReqHandlerMut for Handler<B> {
     fn set_owner(&mut self) -> Result<()> {
         Ok(())
     }
 
     fn reset_owner(&mut self) -> Result<()> {
         self.forget_rings();
+        self.backend.reset();
         self.features = 0;
         Ok(())
     }
 
     fn reset_device(&mut self) -> Result<()> {
         self.forget_rings();
+        self.backend.reset();
         Ok(())
     }
 
@@ -191,6 +192,8 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
         let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         self.change_all(|handler| {
             handler.features = features;
+            let virtio = features & !VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+            handler.backend.negotiated(virtio);
             for ring in &mut handler.rings {
                 ring.enabled |= enable;
                 if let Some(queue) = &mut ring.queue {
@@ -267,7 +270,7 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
         let kick = kick.ok_or_else(|| refused("queues are not polled"))?;
         let (at, _) = self.ring(u32::from(index))?;
         self.halt(at);
-        self.rings[at].kick = Some(Arc::new(OwnedFd::from(kick)));
+        self.rings[at].kick = Some(Arc::new(Kick::from(OwnedFd::from(kick))));
         self.resume(at)
     }
 
@@ -288,7 +291,7 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         features.set(
             VhostUserProtocolFeatures::CONFIG,
-            self.backend.config_space().is_some(),
+            self.backend.serves_config(),
         );
         Ok(features)
     }
@@ -318,17 +321,20 @@ impl<B: Backend> VhostUserBackendReqHandlerMut for Handler<B> {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        let space = self.backend.config_space().ok_or(Error::InvalidParam)?;
+        if !self.backend.serves_config() {
+            return Err(Error::InvalidParam);
+        }
+        let space = self.backend.config();
         let start = usize::try_from(offset).map_err(|_| Error::InvalidParam)?;
         let size = usize::try_from(size).map_err(|_| Error::InvalidParam)?;
         let end = start.checked_add(size).ok_or(Error::InvalidParam)?;
         Ok(space.get(start..end).ok_or(Error::InvalidParam)?.to_vec())
     }
 
-    fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> Result<()> {
-        Err(Error::InvalidOperation(
-            "the configuration space is read-only",
-        ))
+    fn set_config(&mut self, offset: u32, data: &[u8], _: VhostUserConfigFlags) -> Result<()> {
+        let offset = usize::try_from(offset).map_err(|_| Error::InvalidParam)?;
+        self.backend.write_config(offset, data);
+        Ok(())
     }
 
     fn set_gpu_socket(&mut self, _: GpuBackend) -> Result<()> {

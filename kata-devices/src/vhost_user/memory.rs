@@ -9,7 +9,7 @@ use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion, GuestRegionMmap};
 
 use super::handler::refused;
-use crate::queue::GuestMemory;
+use crate::virtio::GuestMemory;
 
 /// The most regions that a front end may hand over.
 pub(super) const MAX_REGIONS: usize = 64;

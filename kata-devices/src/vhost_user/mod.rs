@@ -18,13 +18,11 @@
 //! device, not more. What lies in guest memory is the guest's, and hostile; see
 //! [`vsock`](crate::vsock) and [`fs`](crate::fs).
 
-mod backend;
 mod handler;
 mod memory;
 mod server;
 mod socket;
 mod worker;
 
-pub(crate) use backend::{Backend, RunningQueue};
 pub use server::{Ended, Server};
 pub(crate) use socket::SocketFile;

@@ -9,11 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::backend::Backend;
 use super::socket::SocketFile;
 use super::worker::{Entrance, Worker, lock};
 use crate::epoll::{Epoll, Event};
 use crate::fs::{self, FsConfig};
+use crate::virtio::{Driven, ThreadStart};
 use crate::vsock::{self, VsockConfig};
 use crate::{Error, Result};
 
@@ -186,11 +186,11 @@ impl Server {
 
     fn start_fs(config: &FsConfig, entrance: Entrance) -> Result<Self> {
         let epoll = epoll()?;
-        let backend = fs::Served::new(config)?;
+        let backend = fs::Served::new(config, &ThreadStart::default())?;
         Self::start("kata-fs", backend, epoll, entrance)
     }
 
-    fn start<B: Backend>(
+    fn start<B: Driven>(
         name: &str,
         backend: B,
         epoll: Arc<Epoll>,

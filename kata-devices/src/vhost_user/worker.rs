@@ -8,11 +8,11 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 
-use super::backend::Backend;
 use super::handler::Handler;
 use super::server::{Ended, Shared};
 use super::socket::SocketFile;
 use crate::epoll::{Epoll, Readiness, Ready};
+use crate::virtio::Driven;
 
 /// Tokens of the loop itself; queues have the small ones.
 const STOP: u64 = (1 << 32) - 1;
@@ -29,7 +29,7 @@ pub(super) enum Entrance {
 }
 
 /// The loop of one device.
-pub(super) struct Worker<B: Backend> {
+pub(super) struct Worker<B: Driven> {
     epoll: Arc<Epoll>,
     handler: Arc<Mutex<Handler<B>>>,
     entrance: Option<(UnixListener, SocketFile)>,
@@ -37,7 +37,7 @@ pub(super) struct Worker<B: Backend> {
     shared: Arc<Shared>,
 }
 
-impl<B: Backend> Worker<B> {
+impl<B: Driven> Worker<B> {
     /// A loop over `epoll`, in which `backend` may have descriptors already.
     pub(super) fn new(
         backend: B,

@@ -1,7 +1,10 @@
 //! Description of a vsock device.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::served::Served;
+use crate::virtio::{Hosted, ThreadStart, VirtioDevice};
 use crate::{Error, Result};
 
 /// The longest path of a unix socket, without its terminating zero.
@@ -26,6 +29,18 @@ impl VsockConfig {
     #[must_use]
     pub fn host_socket(&self, port: u32) -> PathBuf {
         host_socket(&self.socket, port)
+    }
+
+    /// The device, for a transport of this process. Its socket exists from then
+    /// on; `thread_start` is called by its thread.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, or the host refuses a socket or thread.
+    pub fn device(&self, thread_start: &ThreadStart) -> Result<Box<dyn VirtioDevice>> {
+        let hosted = Hosted::start("kata-vsock", thread_start, |epoll| {
+            Served::new(self, Arc::clone(epoll))
+        })?;
+        Ok(Box::new(hosted))
     }
 
     /// Whether a device can be made of this.

@@ -13,7 +13,8 @@ use vm_memory::{GuestMemory as _, VolatileSlice};
 use super::packet::{HEADER_LEN, HOST_CID, Header, Operation, TYPE_STREAM};
 use super::rx::RxRing;
 use crate::limit::Offences;
-use crate::queue::{GuestMemory, QueueError, VirtQueue};
+use crate::pieces;
+use crate::virtio::{GuestMemory, QueueError, VirtQueue};
 use crate::volatile_io::MAX_PIECES;
 
 /// The queue of buffers that the device fills.
@@ -284,10 +285,10 @@ fn parse<'m>(
         gather(memory, descriptor.addr(), descriptor.len(), pieces)?;
     }
     let mut bytes = [0; HEADER_LEN];
-    copy_front(pieces, &mut bytes)?;
+    pieces::copy_to(pieces, &mut bytes)?;
     let header = Header::from_bytes(&bytes);
-    split_front(pieces, HEADER_LEN);
-    truncate(pieces, usize::try_from(header.len).ok()?)?;
+    pieces::skip(pieces, HEADER_LEN);
+    pieces::truncate(pieces, usize::try_from(header.len).ok()?)?;
     Some(header)
 }
 
@@ -308,47 +309,4 @@ pub(super) fn gather<'m>(
         pieces.push(piece.ok()?);
     }
     Some(())
-}
-
-fn copy_front(pieces: &[VolatileSlice<'_>], bytes: &mut [u8]) -> Option<()> {
-    let mut at = 0;
-    for piece in pieces {
-        at += piece.copy_to(&mut bytes[at..]);
-        if at == bytes.len() {
-            return Some(());
-        }
-    }
-    None
-}
-
-/// Takes the first `count` bytes away, which are there.
-fn split_front(pieces: &mut Vec<VolatileSlice<'_>>, mut count: usize) {
-    let mut whole = 0;
-    for piece in pieces.iter_mut() {
-        if count < piece.len() {
-            *piece = piece.offset(count).expect("the piece is longer");
-            break;
-        }
-        count -= piece.len();
-        whole += 1;
-    }
-    pieces.drain(..whole);
-}
-
-/// Takes away what lies after the first `length` bytes; `None` when there are fewer.
-pub(super) fn truncate(pieces: &mut Vec<VolatileSlice<'_>>, length: usize) -> Option<()> {
-    let mut left = length;
-    let mut kept = 0;
-    for piece in pieces.iter_mut() {
-        if left == 0 {
-            break;
-        }
-        kept += 1;
-        if left < piece.len() {
-            *piece = piece.subslice(0, left).expect("the piece is longer");
-        }
-        left -= piece.len().min(left);
-    }
-    pieces.truncate(kept);
-    (left == 0).then_some(())
 }

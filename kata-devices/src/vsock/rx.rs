@@ -7,9 +7,10 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use super::device::{RxData, RxSink, gather, truncate};
+use super::device::{RxData, RxSink, gather};
 use super::packet::{HEADER_LEN, Header};
-use crate::queue::{GuestMemory, QueueError, VirtQueue};
+use crate::pieces;
+use crate::virtio::{GuestMemory, QueueError, VirtQueue};
 use crate::volatile_io::MAX_PIECES;
 
 /// A receive buffer, taken from the ring.
@@ -78,7 +79,7 @@ impl<'a, 'm> RxRing<'a, 'm> {
                     break;
                 }
             }
-            let length: usize = pieces.iter().map(VolatileSlice::len).sum();
+            let length = pieces::length(&pieces);
             if valid && length > HEADER_LEN {
                 return Some(Buffer {
                     head,
@@ -112,7 +113,7 @@ impl<'a, 'm> RxRing<'a, 'm> {
             self.taken.push(buffer);
         }
         let room = room.min(limit);
-        truncate(&mut self.payload, room).expect("there is at least that much room");
+        pieces::truncate(&mut self.payload, room).expect("there is at least that much room");
         room
     }
 

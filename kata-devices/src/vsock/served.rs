@@ -1,4 +1,4 @@
-//! The vsock device as a vhost-user back end.
+//! The vsock device as its loop sees it.
 
 use std::io;
 use std::sync::Arc;
@@ -11,19 +11,24 @@ use super::device::{Device, RX_QUEUE, TX_QUEUE};
 use super::muxer::{FIRST_TOKEN, Muxer};
 use crate::Result;
 use crate::epoll::{Epoll, Readiness};
-use crate::queue::VirtQueue;
-use crate::vhost_user::{Backend, RunningQueue};
+use crate::virtio::{DeviceKind, DeviceQueue, Driven};
 use virtio_queue::QueueT;
 
-/// Queues that the device processes; the event queue is the front end's.
-const QUEUES: usize = 2;
+/// Receive, transmit, and events, which is the front end's where there is one.
+const QUEUES: usize = 3;
 
-/// A vsock device in the service of a front end.
+/// The queue of the transport's own events, of which there are none yet.
+const EVENT_QUEUE: usize = 2;
+
+/// As many entries as streams keep busy.
+const QUEUE_SIZE: u16 = 256;
+
+/// A vsock device in the service of a driver.
 #[derive(Debug)]
 pub(crate) struct Served {
     device: Device<Muxer>,
     epoll: Arc<Epoll>,
-    queues: [Option<RunningQueue>; QUEUES],
+    queues: [Option<DeviceQueue>; QUEUES],
     /// Where each queue was when it was stopped. A driver that goes on from
     /// there is the same; another starts anew.
     stopped_at: [u16; QUEUES],
@@ -37,41 +42,55 @@ impl Served {
         Ok(Self {
             device,
             epoll,
-            queues: [None, None],
+            queues: [const { None }; QUEUES],
             stopped_at: [0; QUEUES],
         })
     }
 }
 
-impl Backend for Served {
+impl Driven for Served {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::VSOCK
+    }
+
     fn features(&self) -> u64 {
         Device::<Muxer>::FEATURES
     }
 
-    fn queue_count(&self) -> usize {
-        QUEUES
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; QUEUES]
     }
 
-    fn config_space(&self) -> Option<Vec<u8>> {
-        Some(self.device.config_space().to_vec())
+    fn served_queues(&self) -> usize {
+        EVENT_QUEUE
     }
 
-    fn start(&mut self, index: usize, running: RunningQueue) -> io::Result<()> {
+    fn config(&self) -> Vec<u8> {
+        self.device.config_space().to_vec()
+    }
+
+    fn start(&mut self, index: usize, running: DeviceQueue) -> io::Result<()> {
         let token = u64::try_from(index).map_err(io::Error::other)?;
         self.epoll.add(&running.kick, token, EventFlags::IN)?;
-        if running.queue.queue().next_avail() != self.stopped_at[index] {
+        let anew = running.queue.queue().next_avail() != self.stopped_at[index];
+        if index != EVENT_QUEUE && anew {
             self.device.reset();
         }
         self.queues[index] = Some(running);
         Ok(())
     }
 
-    fn stop(&mut self, index: usize) -> Option<VirtQueue> {
+    fn stop(&mut self, index: usize) -> Option<DeviceQueue> {
         let running = self.queues[index].take()?;
         // It was registered when it started; if that is gone, so is the wish.
         let _ = self.epoll.remove(&running.kick);
         self.stopped_at[index] = running.queue.queue().next_avail();
-        Some(running.queue)
+        Some(running)
+    }
+
+    fn reset(&mut self) {
+        self.stopped_at = [0; QUEUES];
+        self.device.reset();
     }
 
     fn handle(&mut self, readiness: Readiness) {
@@ -82,7 +101,7 @@ impl Backend for Served {
     }
 
     fn proceed(&mut self) -> bool {
-        let [rx, tx] = &mut self.queues;
+        let [rx, tx, _] = &mut self.queues;
         const { assert!(RX_QUEUE == 0 && TX_QUEUE == 1) };
         match (rx, tx) {
             (Some(rx), Some(tx)) => {

@@ -5,11 +5,16 @@
 //! and stays unused until it is set up again.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _};
+
+use super::device::DeviceEvents;
 
 /// Guest memory, as all devices see it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
@@ -17,17 +22,29 @@ pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 /// The largest queue that a device offers.
 pub(crate) const MAX_SIZE: u16 = 1024;
 
+/// The features that every device offers because its queues have them.
+pub(crate) const QUEUE_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (virtio 1.2 §2.7.6).
 const NO_INTERRUPT: u16 = 1;
 
-/// How a device tells the driver that it used buffers of a queue: an eventfd of
-/// a vhost-user front end, an irqfd, or an MSI of an in-process machine.
+/// A way to interrupt the driver: an eventfd of a vhost-user front end, or an
+/// irqfd or MSI of an in-process machine. Devices have one per queue, and one for
+/// changes of the configuration.
 pub trait Interrupt: Send + Sync {
     /// Interrupts the driver.
     ///
     /// # Errors
     /// When nobody is there to be interrupted any more.
     fn raise(&self) -> io::Result<()>;
+
+    /// An eventfd whose signal is as good as [`raise`](Self::raise), for the
+    /// kernel (vhost) or another process (vhost-user). Whoever asks may signal it
+    /// from then on. `None` when only this process can interrupt.
+    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Why a queue cannot be used.
@@ -43,6 +60,7 @@ pub enum QueueError {
 pub struct VirtQueue {
     queue: Queue,
     interrupt: Option<Arc<dyn Interrupt>>,
+    events: Option<Arc<dyn DeviceEvents>>,
     /// Buffers were used since the driver was last considered for an interrupt.
     used: bool,
     broken: bool,
@@ -63,6 +81,7 @@ impl Default for VirtQueue {
         Self {
             queue,
             interrupt: None,
+            events: None,
             used: false,
             broken: false,
         }
@@ -76,6 +95,7 @@ impl VirtQueue {
         Self {
             queue,
             interrupt: Some(interrupt),
+            events: None,
             used: false,
             broken: false,
         }
@@ -91,6 +111,38 @@ impl VirtQueue {
     pub(crate) fn configure(&mut self) -> &mut Queue {
         self.broken = false;
         &mut self.queue
+    }
+
+    /// Whom it tells when it turns out to be broken.
+    pub(crate) fn set_events(&mut self, events: Option<Arc<dyn DeviceEvents>>) {
+        self.events = events;
+    }
+
+    /// The interrupt of used buffers.
+    #[must_use]
+    pub fn interrupt(&self) -> Option<&Arc<dyn Interrupt>> {
+        self.interrupt.as_ref()
+    }
+
+    /// Whether all of its rings are in `memory`.
+    pub(crate) fn lies_in(&self, memory: &GuestMemory) -> bool {
+        let size = usize::from(self.queue.size());
+        [
+            (self.queue.desc_table(), 16 * size),
+            (self.queue.avail_ring(), 6 + 2 * size),
+            (self.queue.used_ring(), 6 + 8 * size),
+        ]
+        .into_iter()
+        .all(|(at, length)| memory.check_range(GuestAddress(at), length))
+    }
+
+    /// Uses it no more: what came through it cannot be answered. The driver is
+    /// told that the device needs a reset.
+    pub fn fault(&mut self) {
+        self.broken = true;
+        if let Some(events) = &self.events {
+            events.needs_reset();
+        }
     }
 
     pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
@@ -118,6 +170,24 @@ impl VirtQueue {
         match self.queue.iter(memory) {
             Ok(mut available) => Ok(available.next()),
             Err(error) => Err(self.broke(error)),
+        }
+    }
+
+    /// The next chain, or the promise of a kick when there is none.
+    ///
+    /// # Errors
+    /// [`QueueError::Broken`] once, when it turns out to be.
+    pub fn next<'m>(
+        &mut self,
+        memory: &'m GuestMemory,
+    ) -> Result<Option<DescriptorChain<&'m GuestMemory>>, QueueError> {
+        loop {
+            if let Some(chain) = self.pop(memory)? {
+                return Ok(Some(chain));
+            }
+            if !self.enable_kicks(memory)? {
+                return Ok(None);
+            }
         }
     }
 
@@ -210,7 +280,18 @@ impl VirtQueue {
     }
 
     fn broke(&mut self, error: virtio_queue::Error) -> QueueError {
-        self.broken = true;
+        self.fault();
         QueueError::Broken(error)
     }
+}
+
+/// Gives a chain back, and interrupts the driver if it wants to know.
+pub(crate) fn complete_and_notify(
+    queue: &mut VirtQueue,
+    memory: &GuestMemory,
+    head: u16,
+    written: u32,
+) -> Result<(), QueueError> {
+    queue.complete(memory, head, written)?;
+    queue.notify(memory)
 }

@@ -1,0 +1,20 @@
+//! The guest's side of a device, for tests, benches and fuzzers.
+//!
+//! Rings are real rings in real guest memory. [`DriverQueue`] works one as a
+//! driver does, or as no driver would: whatever is written goes into the memory
+//! as it is.
+//!
+//! The functions of this module panic when a step fails: they are for tests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a step that fails fails the test"
+)]
+
+mod memory;
+mod mmio;
+mod ring;
+
+pub use memory::{Arena, SECOND_REGION};
+pub use mmio::{Line, MmioDriver};
+pub use ring::{Descriptor, DriverQueue, NEXT, TABLE, WRITE};

@@ -1,0 +1,564 @@
+//! What a driver has agreed on with a device, whatever the transport.
+//!
+//! Guest-controlled: every value. A step out of order is counted, logged at a
+//! bounded rate and ignored; a queue that lies nowhere breaks the device until
+//! it is reset.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use virtio_bindings::virtio_config::{VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueState, QueueT};
+
+use super::device::{Activation, DeviceEvents, DeviceQueue, VirtioDevice};
+use super::kick::Kick;
+use super::queue::{GuestMemory, Interrupt, VirtQueue};
+use super::signals::{Events, Signals};
+use super::state::{SavedQueue, StateError, TransportState};
+use super::status::{self, Change, Status};
+use crate::limit::Offences;
+use crate::{Error, Result};
+
+/// The version of [`TransportState`].
+const STATE_VERSION: u32 = 1;
+
+/// The half of a 64-bit value that a 32-bit register holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// Bits 0 to 31.
+    Low,
+    /// Bits 32 to 63.
+    High,
+}
+
+impl Half {
+    fn set(self, value: &mut u64, half: u32) {
+        *value = match self {
+            Self::Low => *value & !0xffff_ffff | u64::from(half),
+            Self::High => *value & 0xffff_ffff | u64::from(half) << 32,
+        };
+    }
+
+    pub(crate) fn of(self, value: u64) -> u32 {
+        let bytes = value.to_le_bytes();
+        let at = match self {
+            Self::Low => 0,
+            Self::High => 4,
+        };
+        u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    }
+}
+
+/// The parts of a queue (virtio 1.2 §2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Area {
+    /// The descriptor table.
+    Descriptors,
+    /// The available ring, of the driver.
+    Available,
+    /// The used ring, of the device.
+    Used,
+}
+
+/// A queue, as far as the driver has set it up.
+#[derive(Debug)]
+pub(crate) struct QueueSetup {
+    max: u16,
+    saved: SavedQueue,
+    kick: Arc<Kick>,
+    /// Here while the machine is paused.
+    held: Option<DeviceQueue>,
+}
+
+impl QueueSetup {
+    fn new(max: u16) -> std::io::Result<Self> {
+        Ok(Self {
+            max,
+            saved: Self::fresh(max),
+            kick: Arc::new(Kick::new()?),
+            held: None,
+        })
+    }
+
+    fn fresh(max: u16) -> SavedQueue {
+        SavedQueue {
+            size: max,
+            ..SavedQueue::default()
+        }
+    }
+
+    fn clear(&mut self) {
+        self.saved = Self::fresh(self.max);
+        self.held = None;
+    }
+}
+
+/// How used buffers of queue `.0`, with the MSI-X vector `.1`, are told.
+type InterruptOf<'a> = &'a dyn Fn(usize, Option<u16>) -> Arc<dyn Interrupt>;
+
+/// A device and what its driver has agreed on.
+pub(crate) struct Negotiation {
+    device: Box<dyn VirtioDevice>,
+    memory: Arc<GuestMemory>,
+    status: Status,
+    offered_select: u32,
+    chosen_select: u32,
+    chosen: u64,
+    selected: u16,
+    queues: Vec<QueueSetup>,
+    signals: Arc<Signals>,
+    /// Set when the present life of the device is over.
+    retired: Arc<AtomicBool>,
+    active: bool,
+    paused: bool,
+    offences: Offences,
+}
+
+impl std::fmt::Debug for Negotiation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Negotiation")
+            .field("kind", &self.device.kind())
+            .field("status", &self.status)
+            .field("chosen", &self.chosen)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Negotiation {
+    pub(crate) fn new(device: Box<dyn VirtioDevice>, memory: Arc<GuestMemory>) -> Result<Self> {
+        let queues = device
+            .queue_sizes()
+            .iter()
+            .map(|size| QueueSetup::new(*size))
+            .collect::<std::io::Result<_>>()
+            .map_err(Error::host("make an eventfd"))?;
+        Ok(Self {
+            device,
+            memory,
+            status: Status::default(),
+            offered_select: 0,
+            chosen_select: 0,
+            chosen: 0,
+            selected: 0,
+            queues,
+            signals: Arc::new(Signals::default()),
+            retired: Arc::default(),
+            active: false,
+            paused: false,
+            offences: Offences::default(),
+        })
+    }
+
+    pub(crate) fn device(&self) -> &dyn VirtioDevice {
+        &*self.device
+    }
+
+    pub(super) fn signals(&self) -> &Arc<Signals> {
+        &self.signals
+    }
+
+    pub(crate) fn kicks(&self) -> impl Iterator<Item = &Arc<Kick>> {
+        self.queues.iter().map(|queue| &queue.kick)
+    }
+
+    /// Something was wrong with what the driver did.
+    pub(crate) fn complain(&self, what: &str) {
+        if let Some(total) = self.offences.count() {
+            log::warn!(device_type = self.device.kind().0, total; "virtio: {what}");
+        }
+    }
+
+    /// How often the driver did what no driver does.
+    pub(crate) fn offences(&self) -> u64 {
+        self.offences.total()
+    }
+
+    // Features (virtio 1.2 §2.2).
+
+    fn offered(&self) -> u64 {
+        self.device.features() | 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_RING_RESET
+    }
+
+    pub(crate) fn offered_select(&self) -> u32 {
+        self.offered_select
+    }
+
+    pub(crate) fn chosen_select(&self) -> u32 {
+        self.chosen_select
+    }
+
+    pub(crate) fn select_offered(&mut self, select: u32) {
+        self.offered_select = select;
+    }
+
+    pub(crate) fn select_chosen(&mut self, select: u32) {
+        self.chosen_select = select;
+    }
+
+    pub(crate) fn offered_half(&self) -> u32 {
+        half(self.offered_select).map_or(0, |half| half.of(self.offered()))
+    }
+
+    pub(crate) fn chosen_half(&self) -> u32 {
+        half(self.chosen_select).map_or(0, |half| half.of(self.chosen))
+    }
+
+    pub(crate) fn choose_half(&mut self, bits: u32) {
+        if self.status.has(status::FEATURES_OK) || !self.status.has(status::DRIVER) {
+            return self.complain("features are chosen at the wrong time");
+        }
+        match half(self.chosen_select) {
+            Some(half) => half.set(&mut self.chosen, bits),
+            None if bits == 0 => {}
+            None => self.complain("features are chosen that there are not"),
+        }
+    }
+
+    // Status (§2.1).
+
+    pub(crate) fn status(&self) -> u8 {
+        let broken = u8::from(self.signals.is_broken()) * status::NEEDS_RESET;
+        self.status.0 | broken
+    }
+
+    pub(crate) fn write_status(
+        &mut self,
+        value: u8,
+        config_interrupt: Arc<dyn Interrupt>,
+        interrupt_of: InterruptOf<'_>,
+    ) {
+        match self.status.change(value) {
+            Change::Reset => return self.reset(),
+            Change::Noted => {}
+            Change::Invalid => return self.complain("the status changes out of order"),
+            Change::FeaturesChosen => {
+                let strange = self.chosen & !self.offered() != 0;
+                if strange || self.chosen & 1 << VIRTIO_F_VERSION_1 == 0 {
+                    return self.complain("the driver chose features that do not go together");
+                }
+            }
+            Change::DriverReady => {
+                self.status.0 = value & !status::NEEDS_RESET;
+                return self.activate(config_interrupt, interrupt_of);
+            }
+        }
+        self.status.0 = value & !status::NEEDS_RESET;
+    }
+
+    fn reset(&mut self) {
+        self.retired.store(true, Ordering::Release);
+        self.retired = Arc::default();
+        if self.active {
+            self.device.reset();
+        }
+        self.active = false;
+        self.paused = false;
+        self.signals.reset();
+        self.status = Status::default();
+        (self.chosen, self.chosen_select, self.offered_select) = (0, 0, 0);
+        self.selected = 0;
+        for queue in &mut self.queues {
+            queue.clear();
+        }
+    }
+
+    fn events(&self, interrupt: Arc<dyn Interrupt>) -> Arc<dyn DeviceEvents> {
+        Arc::new(Events {
+            signals: Arc::clone(&self.signals),
+            interrupt,
+            retired: Arc::clone(&self.retired),
+        })
+    }
+
+    fn activate(&mut self, config_interrupt: Arc<dyn Interrupt>, interrupt_of: InterruptOf<'_>) {
+        let events = self.events(config_interrupt);
+        let mut queues = Vec::new();
+        for index in 0..self.queues.len() {
+            if !self.queues[index].saved.ready {
+                continue;
+            }
+            let Some(queue) = self.running(index, interrupt_of, &events) else {
+                self.complain("a queue does not lie in guest memory");
+                return events.needs_reset();
+            };
+            queues.push((index, queue));
+        }
+        self.hand_over(queues, &events);
+    }
+
+    fn hand_over(&mut self, queues: Vec<(usize, DeviceQueue)>, events: &Arc<dyn DeviceEvents>) {
+        let activation = Activation {
+            features: self.chosen,
+            events: Arc::clone(events),
+            queues,
+        };
+        self.active = true;
+        if let Err(error) = self.device.activate(activation) {
+            log::error!(device_type = self.device.kind().0, error:%; "virtio: cannot start a device");
+            events.needs_reset();
+        }
+    }
+
+    /// The queue as the device gets it; `None` when its rings lie nowhere.
+    fn running(
+        &self,
+        index: usize,
+        interrupt_of: InterruptOf<'_>,
+        events: &Arc<dyn DeviceEvents>,
+    ) -> Option<DeviceQueue> {
+        let setup = &self.queues[index];
+        let state = QueueState {
+            max_size: setup.max,
+            next_avail: setup.saved.next_available,
+            next_used: setup.saved.next_used,
+            event_idx_enabled: self.chosen & 1 << VIRTIO_RING_F_EVENT_IDX != 0,
+            size: setup.saved.size,
+            ready: true,
+            desc_table: setup.saved.descriptors,
+            avail_ring: setup.saved.available,
+            used_ring: setup.saved.used,
+        };
+        let queue = Queue::try_from(state).ok()?;
+        let mut queue = VirtQueue::new(queue, interrupt_of(index, setup.saved.vector));
+        if !queue.lies_in(&self.memory) {
+            return None;
+        }
+        queue.set_events(Some(Arc::clone(events)));
+        Some(DeviceQueue {
+            queue,
+            kick: Arc::clone(&setup.kick),
+            memory: Arc::clone(&self.memory),
+        })
+    }
+
+    // Queues (§4.1.4.3, §4.2.2).
+
+    pub(crate) fn select_queue(&mut self, index: u32) {
+        // Beyond the largest index there is no queue either.
+        self.selected = u16::try_from(index).unwrap_or(u16::MAX);
+    }
+
+    pub(crate) fn selected_index(&self) -> u16 {
+        self.selected
+    }
+
+    /// The selected queue; `None` when there is none of that number.
+    pub(crate) fn selected(&self) -> Option<&QueueSetup> {
+        self.queues.get(usize::from(self.selected))
+    }
+
+    /// The selected queue, while it may be changed.
+    fn changeable(&mut self) -> Option<&mut QueueSetup> {
+        let at = usize::from(self.selected);
+        let known = self.status.has(status::FEATURES_OK);
+        let may = known && self.queues.get(at).is_some_and(|queue| !queue.saved.ready);
+        if !may {
+            self.complain("a queue is changed at the wrong time");
+            return None;
+        }
+        self.queues.get_mut(at)
+    }
+
+    pub(crate) fn set_size(&mut self, size: u32) {
+        let Some(queue) = self.changeable() else {
+            return;
+        };
+        match u16::try_from(size) {
+            Ok(size) if size.is_power_of_two() && size <= queue.max => queue.saved.size = size,
+            _ => self.complain("a queue's size is no power of two, or too large"),
+        }
+    }
+
+    pub(crate) fn set_area(&mut self, area: Area, half: Half, value: u32) {
+        let Some(queue) = self.changeable() else {
+            return;
+        };
+        let address = match area {
+            Area::Descriptors => &mut queue.saved.descriptors,
+            Area::Available => &mut queue.saved.available,
+            Area::Used => &mut queue.saved.used,
+        };
+        half.set(address, value);
+    }
+
+    pub(crate) fn set_vector(&mut self, vector: Option<u16>) {
+        if let Some(queue) = self.queues.get_mut(usize::from(self.selected)) {
+            queue.saved.vector = vector;
+        }
+    }
+
+    /// Enables the selected queue. After `DRIVER_OK` only one that was reset
+    /// (§2.6.1) starts.
+    pub(crate) fn enable(
+        &mut self,
+        config_interrupt: Arc<dyn Interrupt>,
+        interrupt_of: InterruptOf<'_>,
+    ) {
+        let Some(queue) = self.changeable() else {
+            return;
+        };
+        queue.saved.ready = true;
+        if !self.active {
+            return;
+        }
+        let index = usize::from(self.selected);
+        let events = self.events(config_interrupt);
+        let Some(queue) = self.running(index, interrupt_of, &events) else {
+            self.complain("a queue does not lie in guest memory");
+            return events.needs_reset();
+        };
+        if let Err(error) = self.device.resume(index, queue) {
+            log::error!(device_type = self.device.kind().0, error:%; "virtio: cannot start a queue");
+            events.needs_reset();
+        }
+    }
+
+    /// Takes the selected queue away from the device and forgets its set-up.
+    pub(crate) fn reset_queue(&mut self) {
+        let index = usize::from(self.selected);
+        if index >= self.queues.len() {
+            return self.complain("a queue is reset that there is not");
+        }
+        if self.active {
+            self.device.quiesce(index);
+        }
+        self.queues[index].clear();
+    }
+
+    /// A kick that came as a register write.
+    pub(crate) fn kick(&self, index: u32) {
+        let queue = usize::try_from(index)
+            .ok()
+            .and_then(|at| self.queues.get(at));
+        match queue {
+            Some(queue) if self.active => queue.kick.signal(),
+            _ => self.complain("a kick for a queue that there is not"),
+        }
+    }
+
+    // Configuration space (§2.5).
+
+    pub(crate) fn read_config(&self, offset: usize, into: &mut [u8]) {
+        into.fill(0);
+        let config = self.device.config();
+        let Some(rest) = config.get(offset..) else {
+            return;
+        };
+        let count = rest.len().min(into.len());
+        into[..count].copy_from_slice(&rest[..count]);
+    }
+
+    pub(crate) fn write_config(&mut self, offset: usize, data: &[u8]) {
+        if self.status.has(status::DRIVER) {
+            self.device.write_config(offset, data);
+        } else {
+            self.complain("the configuration is written without a driver");
+        }
+    }
+
+    // Pause, save, restore.
+
+    /// Quiesces all queues.
+    pub(crate) fn pause(&mut self) {
+        if !self.active || self.paused {
+            return;
+        }
+        for index in 0..self.queues.len() {
+            self.queues[index].held = self.device.quiesce(index);
+        }
+        self.paused = true;
+    }
+
+    /// Lets the device go on after [`pause`](Self::pause).
+    pub(crate) fn resume(&mut self) -> std::io::Result<()> {
+        self.paused = false;
+        for index in 0..self.queues.len() {
+            if let Some(queue) = self.queues[index].held.take() {
+                self.device.resume(index, queue)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of a paused device, or of one that is not active.
+    pub(crate) fn save(&mut self) -> Result<TransportState, StateError> {
+        if self.active && !self.paused {
+            return Err(StateError::Unavailable {
+                reason: "the device runs; pause it first".to_owned(),
+            });
+        }
+        let queues = self.queues.iter().map(QueueSetup::save).collect();
+        Ok(TransportState {
+            version: STATE_VERSION,
+            status: self.status(),
+            driver_features: self.chosen,
+            pending: self.signals.pending(),
+            queues,
+            device: self.device.save()?,
+        })
+    }
+
+    /// Makes a device that was never used be as the saved one was.
+    pub(crate) fn restore(
+        &mut self,
+        state: &TransportState,
+        config_interrupt: Arc<dyn Interrupt>,
+        interrupt_of: InterruptOf<'_>,
+    ) -> Result<(), StateError> {
+        if state.version != STATE_VERSION {
+            return Err(StateError::Version {
+                version: state.version,
+            });
+        }
+        if state.queues.len() != self.queues.len() || state.driver_features & !self.offered() != 0 {
+            return Err(StateError::Damaged {
+                reason: "it is of a device with other queues or features".to_owned(),
+            });
+        }
+        self.reset();
+        self.device.restore(&state.device)?;
+        self.chosen = state.driver_features;
+        self.signals.note(state.pending);
+        self.status = Status(state.status & !status::NEEDS_RESET);
+        for (queue, saved) in self.queues.iter_mut().zip(&state.queues) {
+            queue.saved = *saved;
+        }
+        let events = self.events(Arc::clone(&config_interrupt));
+        if state.status & status::NEEDS_RESET != 0 {
+            events.needs_reset();
+        } else if self.status.has(status::DRIVER_OK) {
+            self.activate(config_interrupt, interrupt_of);
+        }
+        Ok(())
+    }
+}
+
+impl QueueSetup {
+    pub(crate) fn max(&self) -> u16 {
+        self.max
+    }
+
+    pub(super) fn saved(&self) -> &SavedQueue {
+        &self.saved
+    }
+
+    fn save(&self) -> SavedQueue {
+        let mut saved = self.saved;
+        if let Some(held) = &self.held {
+            let queue = held.queue.queue();
+            saved.next_available = queue.next_avail();
+            saved.next_used = queue.next_used();
+        }
+        saved
+    }
+}
+
+fn half(select: u32) -> Option<Half> {
+    match select {
+        0 => Some(Half::Low),
+        1 => Some(Half::High),
+        _ => None,
+    }
+}
