@@ -12,6 +12,7 @@ use crate::error::{ErrorKind, Result};
 use crate::exec::Exec;
 use crate::exit::{Exit, Signal};
 use crate::process::Process;
+use crate::processes::ProcessInfo;
 use crate::state::ContainerState;
 use crate::stats::ContainerStats;
 
@@ -169,6 +170,14 @@ impl Container {
     /// When its sandbox does not run.
     pub async fn stats(&self) -> Result<ContainerStats> {
         self.engine().container_stats(&self.record).await
+    }
+
+    /// The processes it has now, by their id in the guest; at most 16384.
+    ///
+    /// # Errors
+    /// `Unsupported` when the guest's agent is not this project's.
+    pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        self.engine().container_processes(&self.record).await
     }
 
     /// Copies a file or directory of the host into a directory of the

@@ -60,6 +60,7 @@ mod image;
 mod journal;
 mod plan;
 mod process;
+mod processes;
 mod recover;
 mod registry;
 mod runtime;
@@ -78,12 +79,16 @@ pub use exec::{Exec, Output};
 pub use exit::{Exit, SandboxExit, Signal};
 pub use plan::Plan;
 pub use process::{Process, ProcessControl};
+pub use processes::ProcessInfo;
 pub use recover::Recovered;
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use sandbox::{Sandbox, SandboxStatus};
 pub use spec::{ContainerSpec, Mount, Rootfs};
 pub use state::{ContainerState, SandboxState};
-pub use stats::{ContainerStats, GuestMemory, InterfaceStats, SandboxStats};
+pub use stats::{
+    BlockStats, ContainerStats, GuestMemory, InterfaceStats, MemoryUse, Pressure, SandboxStats,
+    Stall, Transfers,
+};
 pub use stdio::{PtySize, Reader, Stdin, StdioMode};
 pub use timeline::{Timeline, TimelinePhase};
 

@@ -1,9 +1,14 @@
 //! What sandboxes and containers use.
 
+mod counters;
+
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use kata_hypervisor::{MemorySize, VmUsage};
-use kata_protocol::agent::StatsContainerResponse;
+use kata_protocol::agent::{HugetlbStats, MemoryData, NetworkStats, StatsContainerResponse};
+
+pub use counters::{BlockStats, MemoryUse, Pressure, Stall, Transfers};
 
 /// What a sandbox uses.
 #[derive(Clone, Debug)]
@@ -54,6 +59,12 @@ pub struct ContainerStats {
     pub cpu: Duration,
     /// The part of it that was spent in the kernel.
     pub cpu_kernel: Duration,
+    /// The part of it that was spent in programs.
+    pub cpu_user: Duration,
+    /// Periods of its processor limit in which it wanted to run.
+    pub cpu_periods: u64,
+    /// How many of them it was held back in.
+    pub cpu_throttled_periods: u64,
     /// How long it was held back by its processor limit.
     pub cpu_throttled: Duration,
     /// Memory in use, file cache included.
@@ -62,8 +73,29 @@ pub struct ContainerStats {
     pub memory_working_set: MemorySize,
     /// The most memory it may use; `None` when it is not limited.
     pub memory_limit: Option<MemorySize>,
+    /// Memory in use, its peak, its limit and how often that was met.
+    pub memory_use: MemoryUse,
+    /// The same of swap.
+    pub swap: MemoryUse,
+    /// The kernel's own memory for it.
+    pub kernel_memory: MemorySize,
+    /// All that the kernel counts of its memory, by the names of cgroup v2's
+    /// `memory.stat`.
+    pub memory_stat: BTreeMap<String, u64>,
     /// Processes and threads.
     pub pids: u64,
+    /// The most it may have; `None` when they are not limited.
+    pub pids_limit: Option<u64>,
+    /// What it did with block devices.
+    pub block: Vec<BlockStats>,
+    /// Huge pages in use, by their size as the kernel writes it, such as `2MB`.
+    pub huge_pages: BTreeMap<String, MemoryUse>,
+    /// Waiting for processors; `None` where the guest's kernel does not count.
+    pub cpu_pressure: Option<Pressure>,
+    /// Waiting for memory.
+    pub memory_pressure: Option<Pressure>,
+    /// Waiting for block devices.
+    pub io_pressure: Option<Pressure>,
     /// What went through the interfaces of its network namespace.
     pub interfaces: Vec<InterfaceStats>,
 }
@@ -78,6 +110,18 @@ pub struct InterfaceStats {
     pub received: u64,
     /// Bytes sent.
     pub sent: u64,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets that were received damaged.
+    pub receive_errors: u64,
+    /// Packets that could not be sent.
+    pub send_errors: u64,
+    /// Received packets that were thrown away.
+    pub receive_dropped: u64,
+    /// Packets that were thrown away instead of being sent.
+    pub send_dropped: u64,
 }
 
 impl ContainerStats {
@@ -86,44 +130,76 @@ impl ContainerStats {
         let cgroup = answer.cgroup_stats.clone().unwrap_or_default();
         let cpu = cgroup.cpu_stats.unwrap_or_default();
         let usage = cpu.cpu_usage.unwrap_or_default();
+        let throttling = cpu.throttling_data.unwrap_or_default();
         let memory = cgroup.memory_stats.unwrap_or_default();
-        let in_use = memory.usage.unwrap_or_default();
+        let memory_use = MemoryUse::new(memory.usage.as_ref());
         let inactive = memory
             .stats
             .get("inactive_file")
             .copied()
             .unwrap_or_default();
+        let pids = cgroup.pids_stats.unwrap_or_default();
+        let block = cgroup.blkio_stats.unwrap_or_default();
         let nanos = Duration::from_nanos;
         Self {
             taken: SystemTime::now(),
             cpu: nanos(usage.total_usage),
             cpu_kernel: nanos(usage.usage_in_kernelmode),
-            cpu_throttled: nanos(cpu.throttling_data.unwrap_or_default().throttled_time),
-            memory: MemorySize::bytes(in_use.usage),
-            memory_working_set: MemorySize::bytes(in_use.usage.saturating_sub(inactive)),
-            memory_limit: is_limit(in_use.limit).then(|| MemorySize::bytes(in_use.limit)),
-            pids: cgroup.pids_stats.unwrap_or_default().current,
-            interfaces: answer
-                .network_stats
-                .iter()
-                .map(|stats| InterfaceStats {
-                    name: stats.name.clone(),
-                    received: stats.rx_bytes,
-                    sent: stats.tx_bytes,
-                })
-                .collect(),
+            cpu_user: nanos(usage.usage_in_usermode),
+            cpu_periods: throttling.periods,
+            cpu_throttled_periods: throttling.throttled_periods,
+            cpu_throttled: nanos(throttling.throttled_time),
+            memory: memory_use.usage,
+            memory_working_set: MemorySize::bytes(
+                memory_use.usage.as_bytes().saturating_sub(inactive),
+            ),
+            memory_limit: memory_use.limit,
+            memory_use,
+            swap: MemoryUse::new(memory.swap_usage.as_ref()),
+            kernel_memory: MemoryUse::new(memory.kernel_usage.as_ref()).usage,
+            memory_stat: memory.stats,
+            pids: pids.current,
+            pids_limit: (pids.limit != 0 && pids.limit != u64::MAX).then_some(pids.limit),
+            block: counters::block(&block),
+            huge_pages: huge_pages(cgroup.hugetlb_stats),
+            cpu_pressure: counters::pressure(cpu.pressure.as_ref()),
+            memory_pressure: counters::pressure(memory.pressure.as_ref()),
+            io_pressure: counters::pressure(block.pressure.as_ref()),
+            interfaces: answer.network_stats.iter().map(interface).collect(),
         }
     }
 }
 
-/// No limit is 0, or the largest number a kernel of either cgroup version says.
-fn is_limit(bytes: u64) -> bool {
-    bytes != 0 && bytes < (1 << 62)
+fn huge_pages(stats: BTreeMap<String, HugetlbStats>) -> BTreeMap<String, MemoryUse> {
+    let convert = |(size, stats): (String, HugetlbStats)| {
+        let data = MemoryData {
+            usage: stats.usage,
+            max_usage: stats.max_usage,
+            failcnt: stats.failcnt,
+            limit: 0,
+        };
+        (size, MemoryUse::new(Some(&data)))
+    };
+    stats.into_iter().map(convert).collect()
+}
+
+fn interface(stats: &NetworkStats) -> InterfaceStats {
+    InterfaceStats {
+        name: stats.name.clone(),
+        received: stats.rx_bytes,
+        sent: stats.tx_bytes,
+        received_packets: stats.rx_packets,
+        sent_packets: stats.tx_packets,
+        receive_errors: stats.rx_errors,
+        send_errors: stats.tx_errors,
+        receive_dropped: stats.rx_dropped,
+        send_dropped: stats.tx_dropped,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use kata_protocol::agent::{CgroupStats, MemoryData, MemoryStats, PidsStats};
+    use kata_protocol::agent::{CgroupStats, MemoryStats, PidsStats};
 
     use super::*;
 

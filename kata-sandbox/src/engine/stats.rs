@@ -1,9 +1,10 @@
 //! What a sandbox and its containers use.
 
-use kata_protocol::agent::{GetMetricsRequest, StatsContainerRequest};
+use kata_protocol::agent::{GetMetricsRequest, ListProcessesRequest, StatsContainerRequest};
 
 use super::{ContainerRecord, Engine};
 use crate::error::{ErrorKind, Result};
+use crate::processes::ProcessInfo;
 use crate::stats::{ContainerStats, GuestMemory, SandboxStats};
 
 impl Engine {
@@ -17,6 +18,22 @@ impl Engine {
             .calls()
             .stats_container(&request, self.agent.deadline());
         Ok(ContainerStats::new(&self.call(&context, call).await?))
+    }
+
+    pub(crate) async fn container_processes(
+        &self,
+        record: &ContainerRecord,
+    ) -> Result<Vec<ProcessInfo>> {
+        let context = self.container_context("list processes of container", record.id());
+        let request = ListProcessesRequest {
+            container_id: record.id().to_owned(),
+        };
+        let call = self
+            .agent
+            .calls()
+            .list_processes(&request, self.agent.deadline());
+        let answer = self.call(&context, call).await?;
+        Ok(answer.processes.into_iter().map(ProcessInfo::new).collect())
     }
 
     pub(crate) async fn stats(&self) -> Result<SandboxStats> {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use kata_protocol::agent::{
     BlkioStats, BlkioStatsEntry, CgroupStats, CpuStats, CpuUsage, HugetlbStats, MemoryData,
-    MemoryStats, PidsStats, ThrottlingData,
+    MemoryStats, PidsStats, Pressure, PressureStats, ThrottlingData,
 };
 
 /// All of a group's counters.
@@ -19,7 +19,10 @@ pub(super) fn read(group: &Path) -> CgroupStats {
             current: number(group, "pids.current"),
             limit: number(group, "pids.max"),
         }),
-        blkio_stats: Some(io(&text(group, "io.stat"))),
+        blkio_stats: Some(BlkioStats {
+            pressure: pressure(&text(group, "io.pressure")),
+            ..io(&text(group, "io.stat"))
+        }),
         hugetlb_stats: huge_pages(group),
     }
 }
@@ -70,6 +73,7 @@ fn cpu(group: &Path) -> CpuStats {
             throttled_periods: count("nr_throttled"),
             throttled_time: nanoseconds("throttled_usec"),
         }),
+        pressure: pressure(&text(group, "cpu.pressure")),
     }
 }
 
@@ -96,7 +100,29 @@ fn memory(group: &Path) -> MemoryStats {
         }),
         use_hierarchy: true,
         stats,
+        pressure: pressure(&text(group, "memory.pressure")),
     }
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`;
+/// `None` for a kernel that does not tell.
+fn pressure(text: &str) -> Option<PressureStats> {
+    let line = |kind: &str| {
+        let fields = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        let field = |name: &str| {
+            let mut pairs = fields.split_whitespace().filter_map(|f| f.split_once('='));
+            pairs.find_map(|(key, value)| (key == name).then_some(value))
+        };
+        let average = |name| field(name)?.parse().ok();
+        Some(Pressure {
+            avg10: average("avg10")?,
+            avg60: average("avg60")?,
+            avg300: average("avg300")?,
+            total: field("total")?.parse().ok()?,
+        })
+    };
+    let (some, full) = (line("some "), line("full "));
+    (some.is_some() || full.is_some()).then_some(PressureStats { some, full })
 }
 
 /// `major:minor rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`
@@ -169,6 +195,10 @@ mod tests {
             "cpu.stat",
             "usage_usec 12\nuser_usec 8\nsystem_usec 4\nnr_throttled 3\n",
         );
+        write(
+            "cpu.pressure",
+            "some avg10=1.50 avg60=0.10 avg300=0.00 total=77\n",
+        );
         write("memory.current", "4096\n");
         write("memory.max", "max\n");
         write("memory.stat", "anon 1\nfile 2048\n");
@@ -181,9 +211,13 @@ mod tests {
         write("hugetlb.2MB.rsvd.current", "0\n");
         let stats = read(group.path());
         let cpu = stats.cpu_stats.unwrap();
-        assert_eq!(cpu.cpu_usage.unwrap().total_usage, 12_000);
-        assert_eq!(cpu.throttling_data.unwrap().throttled_periods, 3);
+        assert_eq!(cpu.cpu_usage.as_ref().unwrap().total_usage, 12_000);
+        assert_eq!(cpu.throttling_data.as_ref().unwrap().throttled_periods, 3);
+        let pressure = cpu.pressure.unwrap();
+        let some = pressure.some.unwrap();
+        assert_eq!((some.avg10, some.total, pressure.full), (1.5, 77, None));
         let memory = stats.memory_stats.unwrap();
+        assert_eq!(memory.pressure, None);
         assert_eq!(memory.cache, 2048);
         let usage = memory.usage.unwrap();
         assert_eq!((usage.usage, usage.limit), (4096, u64::MAX));

@@ -11,7 +11,7 @@
 //! | [`blueprint`] | the specification, checked |
 //! | [`namespaces`], [`id_map`] | what is joined, what is new |
 //! | [`rootfs`], [`mounts`], [`inside`], [`devices`], [`protect`] | the file systems |
-//! | [`create`], [`exec`], [`remove`], [`calls`] | the calls |
+//! | [`create`], [`exec`], [`remove`], [`processes`], [`calls`] | the calls |
 
 mod blueprint;
 mod calls;
@@ -28,6 +28,7 @@ mod mount_api;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod processes;
 mod protect;
 mod remove;
 mod rootfs;

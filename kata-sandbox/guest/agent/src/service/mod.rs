@@ -171,6 +171,13 @@ impl AgentService for Agent {
         Ok(stats)
     }
 
+    async fn list_processes(
+        &self,
+        request: ListProcessesRequest,
+    ) -> Result<ListProcessesResponse, Status> {
+        self.containers.processes(request).await
+    }
+
     async fn pause_container(&self, request: PauseContainerRequest) -> Result<(), Status> {
         self.containers.pause(request).await
     }

@@ -59,6 +59,18 @@ pub struct Process {
     pub scheduler: ::core::option::Option<Scheduler>,
     #[prost(message, optional, tag = "1003")]
     pub io_priority: ::core::option::Option<IoPriority>,
+    #[prost(message, optional, tag = "1004")]
+    pub exec_cpu_affinity: ::core::option::Option<ExecCpuAffinity>,
+}
+/// Processors that an exec'd process runs on, as lists such as "0-3,7".
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecCpuAffinity {
+    /// While it joins the container.
+    #[prost(string, tag = "1")]
+    pub initial: ::prost::alloc::string::String,
+    /// Once it has.
+    #[prost(string, tag = "2")]
+    pub r#final: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Box {
@@ -250,6 +262,16 @@ pub struct LinuxResources {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// By device.
+    #[prost(btree_map = "string, message", tag = "1002")]
+    pub rdma: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, LinuxRdma>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinuxRdma {
+    #[prost(uint32, optional, tag = "1")]
+    pub hca_handles: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub hca_objects: ::core::option::Option<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinuxMemory {
@@ -267,6 +289,9 @@ pub struct LinuxMemory {
     pub swappiness: u64,
     #[prost(bool, tag = "7")]
     pub disable_oom_killer: bool,
+    /// Refuse a limit below what is in use, rather than kill for it.
+    #[prost(bool, tag = "1001")]
+    pub check_before_update: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinuxCpu {
@@ -377,6 +402,10 @@ pub struct LinuxSeccomp {
     pub syscalls: ::prost::alloc::vec::Vec<LinuxSyscall>,
     #[prost(uint32, optional, tag = "1001")]
     pub default_errno_ret: ::core::option::Option<u32>,
+    #[prost(string, tag = "1002")]
+    pub listener_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "1003")]
+    pub listener_metadata: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinuxSeccompArg {
@@ -610,6 +639,60 @@ pub struct StatsContainerRequest {
     #[prost(string, tag = "1")]
     pub container_id: ::prost::alloc::string::String,
 }
+/// What ps(1) would show of a container.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListProcessesRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListProcessesResponse {
+    /// By process id. Those that ended while they were looked at are missing.
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<ProcessEntry>,
+    /// There are more than the agent lists.
+    #[prost(bool, tag = "2")]
+    pub truncated: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessEntry {
+    /// Process id in the agent's pid namespace, as in StartedProcess.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Its parent's, in the same namespace.
+    #[prost(uint32, tag = "2")]
+    pub ppid: u32,
+    /// Process id in the container's own pid namespace.
+    #[prost(uint32, tag = "3")]
+    pub container_pid: u32,
+    /// Effective user id, as the guest has it.
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    /// When it started: milliseconds since 1970 by the guest's clock.
+    #[prost(uint64, tag = "5")]
+    pub start_time_ms: u64,
+    /// Processor time so far, in user mode and in the kernel.
+    #[prost(uint64, tag = "6")]
+    pub cpu_time_ms: u64,
+    /// Its terminal, such as "pts/0"; empty without one.
+    #[prost(string, tag = "7")]
+    pub tty: ::prost::alloc::string::String,
+    /// Its command line; empty for one that has ended. Long ones are cut.
+    #[prost(string, repeated, tag = "8")]
+    pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The name the kernel has for it: at most 15 bytes.
+    #[prost(string, tag = "9")]
+    pub name: ::prost::alloc::string::String,
+    /// The letter of proc_pid_stat(5): R, S, D, T, Z, ...
+    #[prost(string, tag = "10")]
+    pub state: ::prost::alloc::string::String,
+    /// Resident memory in bytes.
+    #[prost(uint64, tag = "11")]
+    pub rss: u64,
+    /// Threads.
+    #[prost(uint32, tag = "12")]
+    pub threads: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PauseContainerRequest {
     #[prost(string, tag = "1")]
@@ -640,12 +723,37 @@ pub struct ThrottlingData {
     #[prost(uint64, tag = "3")]
     pub throttled_time: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CpuStats {
     #[prost(message, optional, tag = "1")]
     pub cpu_usage: ::core::option::Option<CpuUsage>,
     #[prost(message, optional, tag = "2")]
     pub throttling_data: ::core::option::Option<ThrottlingData>,
+    #[prost(message, optional, tag = "1001")]
+    pub pressure: ::core::option::Option<PressureStats>,
+}
+/// How long tasks waited for a resource: the kernel's pressure stall information.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct PressureStats {
+    /// At least one task waited.
+    #[prost(message, optional, tag = "1")]
+    pub some: ::core::option::Option<Pressure>,
+    /// All tasks waited at once.
+    #[prost(message, optional, tag = "2")]
+    pub full: ::core::option::Option<Pressure>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Pressure {
+    /// Percent of the last 10, 60 and 300 seconds.
+    #[prost(double, tag = "1")]
+    pub avg10: f64,
+    #[prost(double, tag = "2")]
+    pub avg60: f64,
+    #[prost(double, tag = "3")]
+    pub avg300: f64,
+    /// Microseconds so far.
+    #[prost(uint64, tag = "4")]
+    pub total: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PidsStats {
@@ -679,6 +787,8 @@ pub struct MemoryStats {
     pub use_hierarchy: bool,
     #[prost(btree_map = "string, uint64", tag = "6")]
     pub stats: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, u64>,
+    #[prost(message, optional, tag = "1001")]
+    pub pressure: ::core::option::Option<PressureStats>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlkioStatsEntry {
@@ -709,6 +819,8 @@ pub struct BlkioStats {
     pub io_time_recursive: ::prost::alloc::vec::Vec<BlkioStatsEntry>,
     #[prost(message, repeated, tag = "8")]
     pub sectors_recursive: ::prost::alloc::vec::Vec<BlkioStatsEntry>,
+    #[prost(message, optional, tag = "1001")]
+    pub pressure: ::core::option::Option<PressureStats>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HugetlbStats {
@@ -1224,6 +1336,16 @@ pub mod agent_client {
                 .call("grpc.AgentService", "StatsContainer", request, deadline)
                 .await
         }
+        /// Calls `ListProcesses`.
+        pub async fn list_processes(
+            &self,
+            request: &ListProcessesRequest,
+            deadline: Option<std::time::Duration>,
+        ) -> Result<ListProcessesResponse, crate::ttrpc::CallError> {
+            self.0
+                .call("grpc.AgentService", "ListProcesses", request, deadline)
+                .await
+        }
         /// Calls `PauseContainer`.
         pub async fn pause_container(
             &self,
@@ -1631,6 +1753,14 @@ pub mod agent_service {
             let _ = request;
             Err(Status::unimplemented("StatsContainer"))
         }
+        /// Answers `ListProcesses`.
+        async fn list_processes(
+            &self,
+            request: ListProcessesRequest,
+        ) -> Result<ListProcessesResponse, Status> {
+            let _ = request;
+            Err(Status::unimplemented("ListProcesses"))
+        }
         /// Answers `PauseContainer`.
         async fn pause_container(&self, request: PauseContainerRequest) -> Result<(), Status> {
             let _ = request;
@@ -1888,6 +2018,10 @@ pub mod agent_service {
                 .encode_to_vec()),
             "StatsContainer" => Ok(service
                 .stats_container(<StatsContainerRequest>::decode(request).map_err(malformed)?)
+                .await?
+                .encode_to_vec()),
+            "ListProcesses" => Ok(service
+                .list_processes(<ListProcessesRequest>::decode(request).map_err(malformed)?)
                 .await?
                 .encode_to_vec()),
             "PauseContainer" => Ok(service

@@ -1,7 +1,8 @@
 //! Creating, running, signalling, pausing, removing.
 
 use kata_protocol::agent::{
-    PauseContainerRequest, ResumeContainerRequest, SignalProcessRequest, StatsContainerRequest,
+    ListProcessesRequest, PauseContainerRequest, ResumeContainerRequest, SignalProcessRequest,
+    StatsContainerRequest,
 };
 use kata_protocol::ttrpc::Code;
 
@@ -258,6 +259,38 @@ as_init!(
         // The connection is lost before the answer.
         let _ = tokio::time::timeout(std::time::Duration::ZERO, waiting).await;
         assert_eq!(machine.wait("c", "e").await.status, 4);
+        machine.remove("c").await.unwrap();
+    }
+);
+
+as_init!(
+    a_container_s_processes_are_listed,
+    |machine: Machine| async move {
+        machine
+            .create_and_start(machine.request("c", "exec sleep 1000"))
+            .await;
+        let mut process = shell("exec sleep 2000");
+        process.terminal = true;
+        process.user = Some(kata_protocol::agent::User {
+            uid: 1000,
+            ..Default::default()
+        });
+        let pid = machine.exec("c", "e", process).await.unwrap();
+        let request = ListProcessesRequest {
+            container_id: "c".into(),
+        };
+        let list = machine.containers.processes(request).await.unwrap();
+        let [first, second] = &list.processes[..] else {
+            panic!("{list:?}");
+        };
+        assert_eq!((first.container_pid, first.uid), (1, 0));
+        assert_eq!(
+            (first.args.join(" ").as_str(), first.tty.as_str()),
+            ("sleep 1000", "")
+        );
+        assert_eq!((second.pid, second.uid), (pid, 1000));
+        assert_eq!((second.ppid, second.name.as_str()), (1, "sleep"));
+        assert_eq!(second.tty, "pts/0");
         machine.remove("c").await.unwrap();
     }
 );
