@@ -115,6 +115,31 @@ impl IpNet {
         self.address
     }
 
+    /// The network alone: all bits after the prefix are zero.
+    #[must_use]
+    pub const fn network(self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mask = match u32::MAX.checked_shl(32 - self.prefix as u32) {
+                    Some(mask) => mask,
+                    None => 0,
+                };
+                IpAddr::V4(std::net::Ipv4Addr::from_bits(address.to_bits() & mask))
+            }
+            IpAddr::V6(address) => {
+                let mask = match u128::MAX.checked_shl(128 - self.prefix as u32) {
+                    Some(mask) => mask,
+                    None => 0,
+                };
+                IpAddr::V6(std::net::Ipv6Addr::from_bits(address.to_bits() & mask))
+            }
+        };
+        Self {
+            address,
+            prefix: self.prefix,
+        }
+    }
+
     /// The length of the network's prefix, in bits.
     #[must_use]
     pub const fn prefix(self) -> u8 {
@@ -187,6 +212,20 @@ mod tests {
         );
         for text in ["10.0.0.2/33", "fe80::1/129", "10.0.0.2", "/8", "x/8"] {
             assert!(text.parse::<IpNet>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_an_address_without_its_host() {
+        for (address, network) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3/0", "0.0.0.0/0"),
+            ("10.1.2.3/32", "10.1.2.3/32"),
+            ("fd00::1:2/64", "fd00::/64"),
+            ("fd00::1/0", "::/0"),
+        ] {
+            let address: IpNet = address.parse().unwrap();
+            assert_eq!(address.network().to_string(), network);
         }
     }
 

@@ -13,19 +13,33 @@
 //! ```
 //!
 //! [`None`] is the network of sandboxes that have none: their guest has its
-//! loopback, and is reached over vsock. A network of one's own implements
+//! loopback, and is reached over vsock. [`NetNs`] gives the guest the place of a
+//! network namespace that somebody else has prepared. A network of one's own implements
 //! [`Network`] and depends on this crate alone.
-#![forbid(unsafe_code)]
 
 mod address;
+mod describe;
+mod endpoint;
 mod error;
+mod guest;
 mod lease;
+mod netns;
 mod none;
+mod resolver;
+mod rtnl;
+mod scan;
 mod setup;
+mod tap;
+mod wiring;
 
 pub use address::{IpNet, MacAddress, ParseError};
 pub use async_trait::async_trait;
+pub use describe::from_description;
+pub use endpoint::{Attachment, Endpoint, HostDevice};
 pub use error::{Error, Result};
-pub use lease::{Endpoint, GuestInterface, Lease, Neighbor, Route};
+pub use guest::{GuestInterface, Neighbor, NextHop, Route, RouteKind, Rule};
+pub use lease::Lease;
+pub use netns::NetNs;
 pub use none::None;
-pub use setup::Network;
+pub use setup::{MOST_QUEUES, Network, SetupRequest};
+pub use wiring::WiringModel;

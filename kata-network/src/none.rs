@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::lease::Lease;
-use crate::setup::Network;
+use crate::setup::{Network, SetupRequest};
 
 /// No network: the guest has its loopback, shared by the sandbox's containers,
 /// and the host reaches it over vsock.
@@ -21,7 +21,11 @@ impl Network for None {
         true
     }
 
-    async fn setup(&self, _sandbox: &str) -> Result<Lease> {
+    fn description(&self) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "kind": "none" }))
+    }
+
+    async fn setup(&self, _request: &SetupRequest) -> Result<Lease> {
         Ok(Lease::new())
     }
 
@@ -39,7 +43,13 @@ mod tests {
         let network: Box<dyn Network> = Box::new(None);
         assert_eq!(network.name(), "none");
         assert!(network.leaves_nothing());
-        assert!(network.setup("s").await.unwrap().is_empty());
+        assert!(
+            network
+                .setup(&SetupRequest::new("s"))
+                .await
+                .unwrap()
+                .is_empty()
+        );
         network.teardown("s").await.unwrap();
         network.teardown("s").await.unwrap();
     }

@@ -2,13 +2,46 @@
 
 use async_trait::async_trait;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lease::Lease;
+
+/// The most queue pairs that an endpoint has.
+pub const MOST_QUEUES: usize = 8;
+
+/// What a sandbox asks of its network.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SetupRequest {
+    /// The sandbox's id.
+    pub sandbox: String,
+    /// How many queue pairs each endpoint should have, from 1 to
+    /// [`MOST_QUEUES`]: as many as there are virtual processors.
+    pub queues: usize,
+}
+
+impl SetupRequest {
+    /// What a sandbox with one processor asks for.
+    #[must_use]
+    pub fn new(sandbox: impl Into<String>) -> Self {
+        Self {
+            sandbox: sandbox.into(),
+            queues: 1,
+        }
+    }
+
+    /// For so many virtual processors.
+    #[must_use]
+    pub fn processors(mut self, count: u32) -> Self {
+        let count = usize::try_from(count).unwrap_or(MOST_QUEUES);
+        self.queues = count.clamp(1, MOST_QUEUES);
+        self
+    }
+}
 
 /// Connects sandboxes.
 ///
 /// ```
-/// use kata_network::{Lease, Network, Result, async_trait};
+/// use kata_network::{Lease, Network, Result, SetupRequest, async_trait};
 ///
 /// /// Gives sandboxes a name server and nothing else.
 /// #[derive(Debug)]
@@ -19,7 +52,7 @@ use crate::lease::Lease;
 ///     fn name(&self) -> &str {
 ///         "name-server"
 ///     }
-///     async fn setup(&self, _sandbox: &str) -> Result<Lease> {
+///     async fn setup(&self, _request: &SetupRequest) -> Result<Lease> {
 ///         let mut lease = Lease::new();
 ///         lease.name_servers.push(self.0);
 ///         Ok(lease)
@@ -40,12 +73,31 @@ pub trait Network: std::fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// The network in words from which [`from_description`](crate::from_description)
+    /// makes it again in another process; `None` when that cannot be.
+    fn description(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// Makes what the sandbox needs. On an error, or when the future is
     /// dropped, [`Network::teardown`] is called for whatever was made.
     ///
     /// # Errors
     /// When the sandbox cannot be connected.
-    async fn setup(&self, sandbox: &str) -> Result<Lease>;
+    async fn setup(&self, request: &SetupRequest) -> Result<Lease>;
+
+    /// Looks again at what the sandbox is connected to, and gives what has come
+    /// since: endpoints and interfaces that are new alone, routes, rules and
+    /// neighbours all.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a network that never changes.
+    async fn rescan(&self, _request: &SetupRequest) -> Result<Lease> {
+        Err(Error::Unsupported {
+            network: self.name().to_owned(),
+            operation: "being looked at again",
+        })
+    }
 
     /// Takes back all that [`Network::setup`] made for that sandbox, however
     /// far it came. Must succeed when called twice, after a crash, and for a

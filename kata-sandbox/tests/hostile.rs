@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::fake::{self, Fault};
-use kata_sandbox::network::{self, Lease, Network};
+use kata_sandbox::network::{self, Lease, Network, SetupRequest};
 use kata_sandbox::{
     ContainerSpec, ContainerState, Error, ErrorKind, Exit, MemorySize, OnDrop, Recovered, Rootfs,
     Sandbox, SandboxExit, SandboxState, StdioMode,
@@ -330,7 +330,7 @@ impl Network for Broken {
         "broken"
     }
 
-    async fn setup(&self, _: &str) -> network::Result<Lease> {
+    async fn setup(&self, _: &SetupRequest) -> network::Result<Lease> {
         let mut lease = Lease::new();
         lease.netns = Some("/run/netns/x".into());
         Ok(lease)

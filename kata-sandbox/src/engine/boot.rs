@@ -1,8 +1,7 @@
 //! From a blueprint to a running sandbox.
 //!
 //! ```text
-//!   journal ─┬─ network ───────┐
-//!            ├─ create machine ┴─▶ run ─▶ agent announces itself ─▶ CreateSandbox,
+//!   journal ─┬─ network ─ create machine ─▶ run ─▶ agent announces itself ─▶ CreateSandbox,
 //!            │                                                      interfaces, … ─┐
 //!            └─ verify guest image ────────────────────────────────────────────────┴─▶ Running
 //! ```
@@ -19,9 +18,9 @@ use tokio::time::timeout;
 use super::agent::Agent;
 use super::blueprint::Blueprint;
 use super::connect::{self, Announcement};
-use super::guest_setup;
 use super::site::{Site, open_journal};
 use super::{Engine, Parts};
+use super::{guest_setup, nics};
 use crate::error::{Context, ErrorKind, Result};
 use crate::image::{Boot, VerifyError};
 use crate::runtime::Shared;
@@ -147,26 +146,28 @@ impl Attempt<'_> {
         &self,
         site: &mut Site,
         hypervisor: &dyn Hypervisor,
-        config: VmConfig,
+        mut config: VmConfig,
         announcement: Announcement,
         context: &Context,
     ) -> Result<(Arc<dyn Vm>, Agent)> {
         let (network_place, vm_place) = site.places();
-        let network = async {
+        // The machine's devices are what the network gives.
+        let mut lease = {
             let _phase = self.recorder.begin("network");
-            let lease = network_place.set_up(&self.blueprint.network).await;
-            lease.map_err(|error| context.network(error))
+            let (network, processors) = (&self.blueprint.network, self.blueprint.size.max_vcpus);
+            let lease = network_place.set_up(network, processors).await;
+            lease.map_err(|error| context.network(error))?
         };
-        let create = async {
+        let endpoints = std::mem::take(&mut lease.endpoints);
+        config.devices.nics = nics::devices(endpoints, context)?;
+        let vm = {
             let _phase = self.recorder.begin("create machine");
             let vm = hypervisor
                 .create(config)
                 .await
                 .map_err(|error| context.vm(error).during("create machine"))?;
-            Ok(Arc::clone(vm_place.insert(Arc::from(vm))))
+            Arc::clone(vm_place.insert(Arc::from(vm)))
         };
-        let (lease, vm) = tokio::try_join!(network, create)?;
-        refuse_endpoints(&lease, hypervisor.name(), context)?;
         refuse_growth(&self.blueprint.size, &*vm, hypervisor.name(), context)?;
         {
             let _phase = self.recorder.begin("start machine");
@@ -235,14 +236,4 @@ fn refuse_growth(size: &MachineSize, vm: &dyn Vm, backend: &str, context: &Conte
         format!("{backend} cannot resize machines, and max_vcpus or max_memory asks for it");
     let error = context.error(ErrorKind::Unsupported, reason);
     Err(error.with_remedy("give the machine its final size, and leave both out"))
-}
-
-/// Interfaces need devices that [`kata_hypervisor::VmConfig`] has no place for.
-fn refuse_endpoints(lease: &Lease, backend: &str, context: &Context) -> Result<()> {
-    if lease.endpoints.is_empty() {
-        return Ok(());
-    }
-    let reason = format!("{backend} does not support network devices");
-    let error = context.error(ErrorKind::Unsupported, reason);
-    Err(error.during("network").with_remedy("use network::None"))
 }

@@ -42,6 +42,8 @@ fn sandbox(blueprint: &Blueprint, lease: &Lease) -> CreateSandboxRequest {
         hostname: blueprint.guest_hostname(),
         dns: servers
             .map(|server| format!("nameserver {server}"))
+            .chain(resolver_line("search", &lease.search_domains))
+            .chain(resolver_line("options", &lease.resolver_options))
             .collect(),
         storages: vec![
             Storage {
@@ -66,6 +68,11 @@ fn sandbox(blueprint: &Blueprint, lease: &Lease) -> CreateSandboxRequest {
         sandbox_id: blueprint.id.clone(),
         ..CreateSandboxRequest::default()
     }
+}
+
+/// A line of `resolv.conf(5)` with several words, if there are any.
+fn resolver_line(keyword: &str, words: &[String]) -> Option<String> {
+    (!words.is_empty()).then(|| format!("{keyword} {}", words.join(" ")))
 }
 
 /// A guest without a clock of its own would begin in 1970, or where its image
@@ -204,15 +211,10 @@ mod tests {
 
     #[test]
     fn an_interface_goes_to_the_guest_with_its_addresses() {
-        let wanted = GuestInterface {
-            name: "eth0".into(),
-            mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            addresses: vec![
-                "10.0.0.2/24".parse().unwrap(),
-                "fe80::2/64".parse().unwrap(),
-            ],
-        };
+        let mac = MacAddress::new([2, 0, 0, 0, 0, 1]);
+        let wanted = GuestInterface::new("eth0", mac, 1500)
+            .address("10.0.0.2/24".parse().unwrap())
+            .address("fe80::2/64".parse().unwrap());
         let sent = interface(&wanted);
         assert_eq!((sent.name.as_str(), sent.mtu), ("eth0", 1500));
         assert_eq!(sent.hw_addr, "02:00:00:00:00:01");
@@ -222,25 +224,15 @@ mod tests {
 
     #[test]
     fn a_default_route_has_no_destination_and_a_next_hop() {
-        let default = Route {
-            destination: None,
-            gateway: Some("10.0.0.1".parse().unwrap()),
-            interface: "eth0".into(),
-            source: None,
-            mtu: Some(1400),
-        };
+        let mut default = Route::default_through("10.0.0.1".parse().unwrap(), "eth0");
+        default.mtu = Some(1400);
         let sent = route(&default);
         assert_eq!(
             (sent.dest.as_str(), sent.gateway.as_str()),
             ("", "10.0.0.1")
         );
         assert_eq!((sent.scope, sent.mtu), (0, 1400));
-        let on_link = Route {
-            destination: "fe80::/64".parse().ok(),
-            gateway: None,
-            ..default
-        };
-        let sent = route(&on_link);
+        let sent = route(&Route::to("fe80::/64".parse().unwrap(), "eth0"));
         assert_eq!(
             (sent.scope, sent.family),
             (LINK_SCOPE, i32::from(types::IpFamily::V6))
@@ -249,11 +241,8 @@ mod tests {
 
     #[test]
     fn a_neighbour_is_permanent() {
-        let known = Neighbor {
-            address: "10.0.0.1".parse().unwrap(),
-            mac: MacAddress::new([2, 0, 0, 0, 0, 9]),
-            interface: "eth0".into(),
-        };
+        let mac = MacAddress::new([2, 0, 0, 0, 0, 9]);
+        let known = Neighbor::new("10.0.0.1".parse().unwrap(), mac, "eth0");
         let sent = neighbor(&known);
         assert_eq!(
             (sent.state, sent.lladdr.as_str()),

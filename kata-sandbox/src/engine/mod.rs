@@ -17,6 +17,7 @@ mod create;
 mod delete;
 mod guest_setup;
 mod monitor;
+mod nics;
 mod power;
 mod process;
 mod pull;

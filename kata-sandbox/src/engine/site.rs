@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use kata_hypervisor::{StopMode, Vm, VmExit};
-use kata_network::{Lease, Network};
+use kata_network::{Lease, Network, SetupRequest};
 use tokio::runtime::Handle;
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -103,11 +103,16 @@ pub(crate) struct NetworkPlace<'a> {
 impl NetworkPlace<'_> {
     /// Sets the network up. Noted before it begins: a set-up that is given up
     /// half-way is torn down too.
-    pub(crate) async fn set_up(self, network: &Arc<dyn Network>) -> kata_network::Result<Lease> {
+    pub(crate) async fn set_up(
+        self,
+        network: &Arc<dyn Network>,
+        processors: u32,
+    ) -> kata_network::Result<Lease> {
         if !network.leaves_nothing() {
             *self.setup = Some(NetworkSetup(Arc::clone(network)));
         }
-        let lease = network.setup(self.id).await?;
+        let request = SetupRequest::new(self.id).processors(processors);
+        let lease = network.setup(&request).await?;
         if lease.is_empty() {
             *self.setup = None;
         }

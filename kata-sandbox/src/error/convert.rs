@@ -108,7 +108,12 @@ impl Context {
     pub(crate) fn network(&self, source: kata_network::Error) -> Error {
         let kind = match &source {
             kata_network::Error::Unsupported { .. } => ErrorKind::Unsupported,
-            kata_network::Error::InvalidConfig { .. } => ErrorKind::InvalidConfig,
+            kata_network::Error::InvalidConfig { .. }
+            | kata_network::Error::NotANamespace { .. } => ErrorKind::InvalidConfig,
+            kata_network::Error::HostNetwork { .. } | kata_network::Error::Interface { .. } => {
+                ErrorKind::Unsupported
+            }
+            kata_network::Error::Timeout { .. } => ErrorKind::Timeout,
             kata_network::Error::Host { source, .. } => ErrorKind::of_io(source),
             _ => ErrorKind::Internal,
         };

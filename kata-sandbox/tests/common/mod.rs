@@ -9,6 +9,7 @@
 pub(crate) mod fake;
 pub(crate) mod image;
 pub(crate) mod leftovers;
+pub(crate) mod network;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

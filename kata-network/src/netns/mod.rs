@@ -1,0 +1,205 @@
+//! A network namespace that somebody else has prepared.
+
+mod adopt;
+mod open;
+mod options;
+mod thread;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::lease::Lease;
+use crate::resolver;
+use crate::rtnl::Rtnl;
+use crate::setup::{Network, SetupRequest};
+use crate::wiring::{self, WiringModel};
+
+pub(crate) use open::open;
+pub(crate) use options::Options;
+pub(crate) use thread::inside;
+
+/// Adopts a network namespace that a CRI, Docker or Podman has prepared: the
+/// guest takes its place, with all its interfaces, addresses, routes, rules and
+/// neighbours. What the guest sends leaves through the namespace's interfaces,
+/// and what arrives there goes to the guest. Nothing of the namespace changes
+/// but for taps and filters, which are taken back.
+///
+/// ```
+/// use kata_network::{NetNs, WiringModel};
+///
+/// let network = NetNs::new("/run/netns/pod")
+///     .resolv_conf("/etc/resolv.conf")
+///     .wiring_of("eth1", WiringModel::Macvtap);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NetNs {
+    path: PathBuf,
+    options: Options,
+    state: Arc<State>,
+}
+
+/// What is known of sandboxes while they live. One piece of work at a time: a
+/// tear-down waits for the end of a set-up that was given up.
+#[derive(Debug, Default)]
+struct State {
+    /// The interfaces that each sandbox has.
+    connected: Mutex<HashMap<String, Vec<String>>>,
+}
+
+impl NetNs {
+    /// The namespace of that path, such as `/run/netns/pod` or `/proc/7/ns/net`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            options: Options::default(),
+            state: Arc::default(),
+        }
+    }
+
+    /// Reads the guest's name servers there when it is set up; by default, the
+    /// network has none.
+    #[must_use]
+    pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.resolv_conf = Some(path.into());
+        self
+    }
+
+    /// How devices are joined to interfaces.
+    #[must_use]
+    pub fn wiring(mut self, model: WiringModel) -> Self {
+        self.options.wiring = model;
+        self
+    }
+
+    /// How the device of one interface is joined to it.
+    #[must_use]
+    pub fn wiring_of(mut self, interface: impl Into<String>, model: WiringModel) -> Self {
+        self.options.wiring_of.insert(interface.into(), model);
+        self
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn from_description(description: &Value) -> Result<Self> {
+        let wrong = |reason: String| Error::InvalidConfig {
+            field: "description",
+            reason,
+        };
+        let path = description["path"].as_str();
+        let path = path.ok_or_else(|| wrong("it names no network namespace".to_owned()))?;
+        let options = serde_json::from_value(description["options"].clone());
+        Ok(Self {
+            options: options.map_err(|error| wrong(error.to_string()))?,
+            ..Self::new(path)
+        })
+    }
+
+    /// Connects what is not yet connected.
+    async fn connect(&self, request: &SetupRequest) -> Result<Lease> {
+        let netns = open(&self.path)?;
+        let (options, state) = (self.options.clone(), Arc::clone(&self.state));
+        let request = request.clone();
+        let work = move || {
+            let mut connected = lock(&state.connected);
+            let known = connected.entry(request.sandbox).or_default();
+            let lease = adopt::adopt(&options, request.queues, known)?;
+            known.extend(
+                lease
+                    .interfaces
+                    .iter()
+                    .map(|interface| interface.name.clone()),
+            );
+            Ok(lease)
+        };
+        let mut lease = inside(Some(netns), "adopt a network namespace", work).await?;
+        lease.netns = Some(self.path.clone());
+        Ok(lease)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl Network for NetNs {
+    fn name(&self) -> &str {
+        "netns"
+    }
+
+    fn description(&self) -> Option<Value> {
+        // A path that is no text cannot be written down.
+        let path = self.path.to_str()?;
+        Some(json!({ "kind": "netns", "path": path, "options": self.options }))
+    }
+
+    async fn setup(&self, request: &SetupRequest) -> Result<Lease> {
+        let mut lease = self.connect(request).await?;
+        if let Some(path) = self.options.resolv_conf.clone() {
+            let what = format!("read {}", path.display());
+            let read = move || std::fs::read_to_string(&path).map_err(Error::host(what));
+            resolver::read(&inside(None, "read name servers", read).await?, &mut lease);
+        }
+        Ok(lease)
+    }
+
+    async fn rescan(&self, request: &SetupRequest) -> Result<Lease> {
+        self.connect(request).await
+    }
+
+    async fn teardown(&self, sandbox: &str) -> Result<()> {
+        let netns = match open(&self.path) {
+            // With the namespace went all that was made in it.
+            Err(Error::NotANamespace { .. }) => {
+                lock(&self.state.connected).remove(sandbox);
+                return Ok(());
+            }
+            netns => netns?,
+        };
+        let (state, sandbox) = (Arc::clone(&self.state), sandbox.to_owned());
+        let work = move || {
+            let mut connected = lock(&state.connected);
+            let mut rtnl = Rtnl::open().map_err(Error::host("talk to the kernel's routing"))?;
+            wiring::undo(&mut rtnl)?;
+            connected.remove(&sandbox);
+            Ok(())
+        };
+        inside(Some(netns), "leave a network namespace", work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_namespace_that_is_gone_is_told_and_needs_no_teardown() {
+        let network = NetNs::new("/run/netns/no-such");
+        let error = network.setup(&SetupRequest::new("s")).await.unwrap_err();
+        assert!(matches!(error, Error::NotANamespace { .. }), "{error}");
+        network.teardown("s").await.unwrap();
+    }
+
+    #[test]
+    fn it_survives_its_description() {
+        let network = NetNs::new("/run/netns/x")
+            .resolv_conf("/etc/resolv.conf")
+            .wiring(WiringModel::TcFilter)
+            .wiring_of("eth1", WiringModel::Macvtap);
+        let description = network.description().unwrap();
+        let again = NetNs::from_description(&description).unwrap();
+        assert_eq!(again.path, network.path);
+        assert_eq!(again.options, network.options);
+        assert!(NetNs::from_description(&json!({ "kind": "netns" })).is_err());
+    }
+}
