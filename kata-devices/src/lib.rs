@@ -21,6 +21,7 @@
 //! device or makes it allocate without bound. Each module says which of its
 //! bytes the guest controls.
 
+pub mod blk;
 pub mod fs;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]

@@ -1,10 +1,10 @@
-//! Socket I/O straight to and from guest memory.
+//! Host I/O straight to and from guest memory.
 //!
 //! Guest memory may change under our hands, so it is never a `&[u8]`: the
-//! kernel copies between it and the socket.
+//! kernel copies between it and the socket or file.
 #![expect(
     unsafe_code,
-    reason = "sendmsg and recvmsg on guest memory, which has no safe slice"
+    reason = "system calls on guest memory, which has no safe slice"
 )]
 
 use std::io;
@@ -41,6 +41,72 @@ pub(crate) fn receive(socket: impl AsFd, pieces: &[VolatileSlice<'_>]) -> io::Re
     result(got)
 }
 
+/// Reads from `file` at `offset` into `pieces`, of which a call takes the first
+/// [`MAX_PIECES`]. 0 is the end of the file.
+pub(crate) fn read_at(
+    file: impl AsFd,
+    pieces: &[VolatileSlice<'_>],
+    offset: libc::off_t,
+) -> io::Result<usize> {
+    let mut iov = [EMPTY; MAX_PIECES];
+    let count = length(gather(pieces, &mut iov))?;
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: `iov` has `count` entries, each a range of guest memory that
+    // `pieces` keeps mapped for the call; the kernel writes there, which is what a
+    // volatile slice allows.
+    result(unsafe { libc::preadv(fd, iov.as_ptr(), count, offset) })
+}
+
+/// Writes `pieces` to `file` at `offset`; `durable` ones are on the disk when the
+/// call returns.
+pub(crate) fn write_at(
+    file: impl AsFd,
+    pieces: &[VolatileSlice<'_>],
+    offset: libc::off_t,
+    durable: bool,
+) -> io::Result<usize> {
+    let mut iov = [EMPTY; MAX_PIECES];
+    let count = length(gather(pieces, &mut iov))?;
+    let fd = file.as_fd().as_raw_fd();
+    let flags = if durable { libc::RWF_DSYNC } else { 0 };
+    // SAFETY: `iov` has `count` entries, each a range of guest memory that
+    // `pieces` keeps mapped for the call; the kernel only reads them.
+    result(unsafe { libc::pwritev2(fd, iov.as_ptr(), count, offset, flags) })
+}
+
+/// Reads one packet of a tap into `pieces`.
+pub(crate) fn read_packet(tap: impl AsFd, pieces: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let mut iov = [EMPTY; MAX_PIECES];
+    let count = length(gather(pieces, &mut iov))?;
+    // SAFETY: as in `read_at`.
+    result(unsafe { libc::readv(tap.as_fd().as_raw_fd(), iov.as_ptr(), count) })
+}
+
+/// Writes `pieces` as one packet of a tap.
+pub(crate) fn write_packet(tap: impl AsFd, pieces: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let mut iov = [EMPTY; MAX_PIECES];
+    let count = length(gather(pieces, &mut iov))?;
+    // SAFETY: as in `write_at`.
+    result(unsafe { libc::writev(tap.as_fd().as_raw_fd(), iov.as_ptr(), count) })
+}
+
+/// The pieces as the kernel takes them. The addresses are good as long as the
+/// memory of `pieces` is mapped.
+pub(crate) fn vectors(pieces: &[VolatileSlice<'_>]) -> Box<[libc::iovec]> {
+    pieces.iter().map(vector).collect()
+}
+
+fn vector(piece: &VolatileSlice<'_>) -> libc::iovec {
+    libc::iovec {
+        iov_base: piece.ptr_guard_mut().as_ptr().cast(),
+        iov_len: piece.len(),
+    }
+}
+
+fn length(count: usize) -> io::Result<libc::c_int> {
+    libc::c_int::try_from(count).map_err(io::Error::other)
+}
+
 const EMPTY: libc::iovec = libc::iovec {
     iov_base: std::ptr::null_mut(),
     iov_len: 0,
@@ -49,8 +115,7 @@ const EMPTY: libc::iovec = libc::iovec {
 fn gather(pieces: &[VolatileSlice<'_>], iov: &mut [libc::iovec; MAX_PIECES]) -> usize {
     let mut count = 0;
     for (entry, piece) in iov.iter_mut().zip(pieces) {
-        entry.iov_base = piece.ptr_guard_mut().as_ptr().cast();
-        entry.iov_len = piece.len();
+        *entry = vector(piece);
         count += 1;
     }
     count

@@ -18,8 +18,12 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
+use super::events::FrontEndEvents;
 use super::memory::{MAX_REGIONS, SharedMemory};
 use crate::virtio::{DeviceQueue, Driven, Interrupt, Kick, MAX_SIZE, VirtQueue};
+
+/// Bytes of configuration space that a front end may ask for.
+const MAX_CONFIG: usize = 256;
 
 /// A ring, as far as the front end has set it up.
 #[derive(Debug, Default)]
@@ -48,6 +52,7 @@ impl Ring {
 pub(super) struct Handler<B> {
     backend: B,
     memory: SharedMemory,
+    events: Arc<FrontEndEvents>,
     rings: Vec<Ring>,
     features: u64,
 }
@@ -68,6 +73,7 @@ impl<B: Driven> Handler<B> {
         Self {
             backend,
             memory: SharedMemory::default(),
+            events: Arc::default(),
             rings,
             features: 0,
         }
@@ -118,6 +124,7 @@ impl<B: Driven> Handler<B> {
             return Err(refused("the queue does not lie in guest memory"));
         };
         queue.configure().set_next_used(used.0);
+        queue.set_events(Some(Arc::clone(&self.events) as _));
         let running = DeviceQueue {
             queue,
             kick,
@@ -194,6 +201,9 @@ impl<B: Driven> VhostUserBackendReqHandlerMut for Handler<B> {
             handler.features = features;
             let virtio = features & !VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
             handler.backend.negotiated(virtio);
+            handler
+                .backend
+                .attach(Some(Arc::clone(&handler.events) as _));
             for ring in &mut handler.rings {
                 ring.enabled |= enable;
                 if let Some(queue) = &mut ring.queue {
@@ -280,8 +290,12 @@ impl<B: Driven> VhostUserBackendReqHandlerMut for Handler<B> {
         })
     }
 
-    fn set_vring_err(&mut self, index: u8, _error: Option<File>) -> Result<()> {
-        self.ring(u32::from(index)).map(|_| ())
+    fn set_vring_err(&mut self, index: u8, error: Option<File>) -> Result<()> {
+        let index = u32::from(index);
+        self.ring(index)?;
+        let error = error.map(|file| Kick::from(OwnedFd::from(file)));
+        self.events.set_error(index, error);
+        Ok(())
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
@@ -324,7 +338,9 @@ impl<B: Driven> VhostUserBackendReqHandlerMut for Handler<B> {
         if !self.backend.serves_config() {
             return Err(Error::InvalidParam);
         }
-        let space = self.backend.config();
+        let mut space = self.backend.config();
+        // What a front end knows beyond the device's own space is zero.
+        space.resize(space.len().max(MAX_CONFIG), 0);
         let start = usize::try_from(offset).map_err(|_| Error::InvalidParam)?;
         let size = usize::try_from(size).map_err(|_| Error::InvalidParam)?;
         let end = start.checked_add(size).ok_or(Error::InvalidParam)?;

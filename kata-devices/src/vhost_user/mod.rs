@@ -16,8 +16,10 @@
 //!
 //! The front end is trusted as far as a process of ours is: it may end the
 //! device, not more. What lies in guest memory is the guest's, and hostile; see
-//! [`vsock`](crate::vsock) and [`fs`](crate::fs).
+//! the modules of the devices.
 
+mod devices;
+mod events;
 mod handler;
 mod memory;
 mod server;

@@ -4,17 +4,13 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::socket::SocketFile;
 use super::worker::{Entrance, Worker, lock};
 use crate::epoll::{Epoll, Event};
-use crate::fs::{self, FsConfig};
-use crate::virtio::{Driven, ThreadStart};
-use crate::vsock::{self, VsockConfig};
+use crate::virtio::Driven;
 use crate::{Error, Result};
 
 /// How long the threads may take to end before they are left to themselves.
@@ -135,38 +131,6 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves a vsock device to the front end that connects to `socket`.
-    ///
-    /// # Errors
-    /// When the configuration is invalid, or the host refuses a socket or thread.
-    pub fn vsock(config: &VsockConfig, socket: &Path) -> Result<Self> {
-        Self::start_vsock(config, listen(socket)?)
-    }
-
-    /// Serves a vsock device to the front end at the other end of `stream`.
-    ///
-    /// # Errors
-    /// When the configuration is invalid, or the host refuses a socket or thread.
-    pub fn vsock_on(config: &VsockConfig, stream: UnixStream) -> Result<Self> {
-        Self::start_vsock(config, Entrance::Connected(stream))
-    }
-
-    /// Serves a shared file system to the front end that connects to `socket`.
-    ///
-    /// # Errors
-    /// When the configuration is invalid, or the host refuses a socket or thread.
-    pub fn fs(config: &FsConfig, socket: &Path) -> Result<Self> {
-        Self::start_fs(config, listen(socket)?)
-    }
-
-    /// Serves a shared file system to the front end at the other end of `stream`.
-    ///
-    /// # Errors
-    /// When the configuration is invalid, or the host refuses a socket or thread.
-    pub fn fs_on(config: &FsConfig, stream: UnixStream) -> Result<Self> {
-        Self::start_fs(config, Entrance::Connected(stream))
-    }
-
     /// Why the device has ended; `None` while it serves or waits.
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
@@ -178,26 +142,17 @@ impl Server {
         self.stop();
     }
 
-    fn start_vsock(config: &VsockConfig, entrance: Entrance) -> Result<Self> {
-        let epoll = epoll()?;
-        let backend = vsock::Served::new(config, Arc::clone(&epoll))?;
-        Self::start("kata-vsock", backend, epoll, entrance)
-    }
-
-    fn start_fs(config: &FsConfig, entrance: Entrance) -> Result<Self> {
-        let epoll = epoll()?;
-        let backend = fs::Served::new(config, &ThreadStart::default())?;
-        Self::start("kata-fs", backend, epoll, entrance)
-    }
-
-    fn start<B: Driven>(
+    /// Serves the device that `make` makes, which may watch descriptors with
+    /// tokens above 2^32 of its own.
+    pub(super) fn start<D: Driven>(
         name: &str,
-        backend: B,
-        epoll: Arc<Epoll>,
         entrance: Entrance,
+        make: impl FnOnce(&Arc<Epoll>) -> Result<D>,
     ) -> Result<Self> {
+        let epoll = Arc::new(Epoll::new().map_err(Error::host("make an epoll set"))?);
+        let device = make(&epoll)?;
         let shared = Arc::new(Shared::new().map_err(Error::host("make an eventfd"))?);
-        let worker = Worker::new(backend, epoll, entrance, Arc::clone(&shared))
+        let worker = Worker::new(device, epoll, entrance, Arc::clone(&shared))
             .map_err(Error::host("watch the vhost-user socket"))?;
         let last_words = LastWords(Arc::clone(&shared));
         let thread = std::thread::Builder::new()
@@ -253,15 +208,4 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn listen(socket: &Path) -> Result<Entrance> {
-    let (listener, file) = SocketFile::listen(socket)?;
-    Ok(Entrance::Listening(listener, file))
-}
-
-fn epoll() -> Result<Arc<Epoll>> {
-    Epoll::new()
-        .map(Arc::new)
-        .map_err(Error::host("make an epoll set"))
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 use super::handler::Handler;
 use super::server::{Ended, Shared};
 use super::socket::SocketFile;
+use crate::Result;
 use crate::epoll::{Epoll, Readiness, Ready};
 use crate::virtio::Driven;
 
@@ -26,6 +28,14 @@ pub(super) enum Entrance {
     Listening(UnixListener, SocketFile),
     /// It has.
     Connected(UnixStream),
+}
+
+impl Entrance {
+    /// Listens on `socket`, where nothing may be yet.
+    pub(super) fn listen(socket: &Path) -> Result<Self> {
+        let (listener, file) = SocketFile::listen(socket)?;
+        Ok(Self::Listening(listener, file))
+    }
 }
 
 /// The loop of one device.

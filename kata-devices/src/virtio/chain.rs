@@ -4,7 +4,7 @@
 //! outside of memory, mixes what is to be read with what is to be written, or
 //! has more pieces than anybody needs is an error, and costs a bounded time.
 
-use vm_memory::{GuestMemory as _, VolatileSlice};
+use vm_memory::{Address, GuestAddress, GuestMemory as _, VolatileSlice};
 
 use super::queue::GuestMemory;
 use crate::pieces;
@@ -42,6 +42,8 @@ pub(crate) struct Chain<'m> {
     pub(crate) readable: Vec<VolatileSlice<'m>>,
     /// What the device may write.
     pub(crate) writable: Vec<VolatileSlice<'m>>,
+    /// Where the last byte is that the device may write.
+    pub(crate) last_writable: Option<GuestAddress>,
 }
 
 impl<'m> Chain<'m> {
@@ -61,6 +63,10 @@ impl<'m> Chain<'m> {
             whole = !descriptor.has_next();
             if descriptor.is_write_only() {
                 gather(memory, &descriptor, &mut parsed.writable)?;
+                if let Some(last) = descriptor.len().checked_sub(1) {
+                    let at = descriptor.addr().checked_add(u64::from(last));
+                    parsed.last_writable = at;
+                }
             } else if parsed.writable.is_empty() {
                 gather(memory, &descriptor, &mut parsed.readable)?;
             } else {

@@ -45,5 +45,4 @@ pub use state::{DeviceState, StateError, TransportState};
 pub(crate) use chain::{Chain, ChainError};
 pub(crate) use driven::Driven;
 pub(crate) use hosted::Hosted;
-pub(crate) use negotiation::Negotiation;
 pub(crate) use queue::{MAX_SIZE, QUEUE_FEATURES, complete_and_notify};

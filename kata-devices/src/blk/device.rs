@@ -1,0 +1,376 @@
+//! The device: requests from the queues to the engine, and back.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::epoll::EventFlags;
+use virtio_bindings::virtio_blk as features;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::config::{BlkConfig, IoEngine};
+use super::disk::Disk;
+use super::engine::{Completion, Engine, MAX_IN_FLIGHT, Operation};
+use super::layout::{ConfigSpace, ID_LEN, SECTOR, Status};
+use super::request::{Action, Limits, Request};
+use super::sequential::Sequential;
+use super::uring::Uring;
+use crate::epoll::{Epoll, Readiness};
+use crate::limit::Offences;
+use crate::rate::Limiter;
+use crate::virtio::{
+    Chain, DeviceKind, DeviceQueue, Driven, GuestMemory, QUEUE_FEATURES, QueueError,
+};
+use crate::{Error, Result, pieces};
+
+const QUEUE_SIZE: u16 = 256;
+
+/// Requests of a queue before another has its turn.
+const BUDGET: usize = 64;
+
+/// Sectors of a discard or of zeroes: 64 MiB.
+const MAX_RANGE: u32 = 64 << 11;
+
+/// The token of the engine's event, above those of queues.
+const ENGINE: u64 = 1 << 32;
+
+/// A request under way.
+#[derive(Debug)]
+struct Pending {
+    queue: usize,
+    head: u16,
+    status: GuestAddress,
+    memory: Arc<GuestMemory>,
+    /// Bytes for the guest, should it succeed.
+    reads: bool,
+}
+
+/// A virtio-blk device.
+pub(crate) struct Blk {
+    epoll: Arc<Epoll>,
+    engine: Box<dyn Engine>,
+    limits: Limits,
+    config: ConfigSpace,
+    serial: [u8; ID_LEN],
+    features: u64,
+    /// The driver knows no flush: what is answered is on the disk.
+    write_through: bool,
+    queues: Vec<Option<DeviceQueue>>,
+    /// The queue whose turn comes first.
+    turn: usize,
+    pending: Vec<Option<Pending>>,
+    free: VecDeque<u32>,
+    done: Vec<Completion>,
+    limiter: Limiter,
+    resume_at: Option<Instant>,
+    offences: Offences,
+}
+
+impl Blk {
+    /// Opens the disk.
+    pub(crate) fn new(config: &BlkConfig, epoll: &Arc<Epoll>) -> Result<Self> {
+        config.validate()?;
+        let disk = Arc::new(Disk::open(&config.path, config.read_only)?);
+        let limits = Limits {
+            capacity: disk.sectors(),
+            read_only: config.read_only,
+            max_range: MAX_RANGE,
+            block_size: config.topology.logical_block,
+        };
+        let engine = engine(config.engine, disk)?;
+        if let Some(event) = engine.event() {
+            epoll
+                .add(event, ENGINE, EventFlags::IN)
+                .map_err(Error::host("watch io_uring"))?;
+        }
+        let mut serial = [0; ID_LEN];
+        serial[..config.serial.len()].copy_from_slice(config.serial.as_bytes());
+        let slots = u32::try_from(MAX_IN_FLIGHT).expect("256");
+        Ok(Self {
+            epoll: Arc::clone(epoll),
+            engine,
+            limits,
+            config: config_space(config, &limits),
+            serial,
+            features: offered(config),
+            write_through: false,
+            queues: (0..config.queues).map(|_| None).collect(),
+            turn: 0,
+            pending: (0..slots).map(|_| None).collect(),
+            free: (0..slots).collect(),
+            done: Vec::new(),
+            limiter: Limiter::new(&config.rate_limit),
+            resume_at: None,
+            offences: Offences::default(),
+        })
+    }
+
+    /// Begins requests of a queue; `true` when there are more.
+    fn take(&mut self, index: usize) -> std::result::Result<bool, QueueError> {
+        for _ in 0..BUDGET {
+            if self.free.is_empty() {
+                // Goes on when one of those under way has ended.
+                return Ok(false);
+            }
+            if let Err(at) = self.limiter.check() {
+                self.resume_at = Some(at);
+                return Ok(false);
+            }
+            let Some(running) = &mut self.queues[index] else {
+                return Ok(false);
+            };
+            let memory = Arc::clone(&running.memory);
+            let Some(chain) = running.queue.next(&memory)? else {
+                return Ok(false);
+            };
+            let parsed =
+                Chain::parse(&memory, chain).and_then(|chain| Request::parse(chain, &self.limits));
+            match parsed {
+                Ok(request) => self.begin(index, &request, &memory),
+                Err(error) => {
+                    // There is no place for an answer.
+                    running.queue.fault();
+                    self.complain(&error.to_string());
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn begin(&mut self, queue: usize, request: &Request<'_>, memory: &Arc<GuestMemory>) {
+        let Some(tag) = self.free.pop_front() else {
+            return;
+        };
+        self.limiter.take(request.bytes());
+        self.pending[at(tag)] = Some(Pending {
+            queue,
+            head: request.head,
+            status: request.status,
+            memory: Arc::clone(memory),
+            reads: matches!(request.action, Action::Read(..) | Action::Identify(_)),
+        });
+        let operation = match &request.action {
+            Action::Read(offset, into) => Operation::Read(*offset, into),
+            Action::Write(offset, data) => Operation::Write {
+                offset: *offset,
+                data,
+                durable: self.write_through,
+            },
+            Action::Flush => Operation::Flush,
+            Action::Discard(range) => Operation::Punch(*range),
+            Action::Zero(range, unmap) => Operation::Zero(*range, *unmap),
+            Action::Identify(into) => {
+                let written = pieces::copy_from(into, &self.serial);
+                return self.answer(tag, Status::Ok, written);
+            }
+            Action::Answer(status) => return self.answer(tag, *status, 0),
+        };
+        self.engine.begin(tag, operation, memory, &mut self.done);
+    }
+
+    /// Answers what the engine has ended.
+    fn answer_done(&mut self) {
+        for (tag, result) in std::mem::take(&mut self.done) {
+            match result {
+                Ok(moved) => self.answer(tag, Status::Ok, moved),
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    self.answer(tag, Status::Unsupported, 0);
+                }
+                Err(error) => {
+                    self.complain(&format!("a request failed: {error}"));
+                    self.answer(tag, Status::Failed, 0);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, tag: u32, status: Status, moved: usize) {
+        let Some(pending) = self.pending.get_mut(at(tag)).and_then(Option::take) else {
+            return;
+        };
+        self.free.push_back(tag);
+        let Some(running) = &mut self.queues[pending.queue] else {
+            return;
+        };
+        // All have a status.
+        let data = if pending.reads { moved } else { 0 };
+        let written = u32::try_from(data + 1).unwrap_or(u32::MAX);
+        let stored = pending.memory.write_obj(status as u8, pending.status);
+        let completed = running
+            .queue
+            .complete(&running.memory, pending.head, written);
+        if stored.is_err() || completed.is_err() {
+            running.queue.fault();
+            self.complain("an answer has no place in guest memory");
+        }
+    }
+
+    fn notify_all(&mut self) {
+        for running in self.queues.iter_mut().flatten() {
+            if running.queue.notify(&running.memory).is_err()
+                && let Some(total) = self.offences.count()
+            {
+                log::warn!(total; "blk: a queue is broken");
+            }
+        }
+    }
+
+    /// Waits for all requests of a queue.
+    fn drain(&mut self, queue: usize) {
+        let waits = |pending: &Option<Pending>| pending.as_ref().is_some_and(|p| p.queue == queue);
+        self.answer_done();
+        while self.pending.iter().any(waits) {
+            if let Err(error) = self.engine.wait(&mut self.done) {
+                log::error!(error:%; "blk: cannot wait for requests");
+                break;
+            }
+            if self.done.is_empty() {
+                break;
+            }
+            self.answer_done();
+        }
+        self.notify_all();
+    }
+
+    fn complain(&self, what: &str) {
+        if let Some(total) = self.offences.count() {
+            log::warn!(total; "blk: {what}");
+        }
+    }
+}
+
+impl Driven for Blk {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; self.queues.len()]
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.config.to_bytes()
+    }
+
+    fn negotiated(&mut self, features: u64) {
+        self.write_through = features & 1 << features::VIRTIO_BLK_F_FLUSH == 0;
+    }
+
+    fn start(&mut self, index: usize, queue: DeviceQueue) -> io::Result<()> {
+        let token = u64::try_from(index).map_err(io::Error::other)?;
+        self.epoll.add(&queue.kick, token, EventFlags::IN)?;
+        self.queues[index] = Some(queue);
+        Ok(())
+    }
+
+    fn stop(&mut self, index: usize) -> Option<DeviceQueue> {
+        self.queues.get(index)?.as_ref()?;
+        self.drain(index);
+        let queue = self.queues[index].take()?;
+        // It was registered when it started; if that is gone, so is the wish.
+        let _ = self.epoll.remove(&queue.kick);
+        Some(queue)
+    }
+
+    fn reset(&mut self) {
+        self.write_through = false;
+        self.resume_at = None;
+    }
+
+    fn handle(&mut self, _readiness: Readiness) {
+        // A kick says nothing but that `proceed` has something to do.
+    }
+
+    fn proceed(&mut self) -> bool {
+        let mut more = false;
+        for step in 0..self.queues.len() {
+            let index = (self.turn + step) % self.queues.len();
+            if self.resume_at.is_some() {
+                break;
+            }
+            more |= self.take(index).unwrap_or_else(|error| {
+                self.complain(&error.to_string());
+                false
+            });
+        }
+        self.turn = (self.turn + 1) % self.queues.len();
+        let full = self.free.is_empty();
+        if let Err(error) = self.engine.reap(&mut self.done) {
+            self.complain(&format!("cannot hand over requests: {error}"));
+        }
+        // With room again, what was left in the rings can go on.
+        more |= full && !self.done.is_empty();
+        self.answer_done();
+        self.notify_all();
+        more
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.resume_at = self.resume_at.filter(|at| *at > now);
+    }
+}
+
+fn at(tag: u32) -> usize {
+    usize::try_from(tag).unwrap_or(usize::MAX)
+}
+
+fn engine(wanted: IoEngine, disk: Arc<Disk>) -> Result<Box<dyn Engine>> {
+    if wanted == IoEngine::Sequential {
+        return Ok(Box::new(Sequential::new(disk)));
+    }
+    match Uring::new(Arc::clone(&disk)) {
+        Ok(ring) => Ok(Box::new(ring)),
+        Err(error) if wanted == IoEngine::Auto => {
+            log::debug!(error:%; "blk: no io_uring here; reading and writing one by one");
+            Ok(Box::new(Sequential::new(disk)))
+        }
+        Err(error) => Err(Error::host("set up io_uring")(error)),
+    }
+}
+
+fn offered(config: &BlkConfig) -> u64 {
+    let mut bits = vec![
+        features::VIRTIO_BLK_F_SEG_MAX,
+        features::VIRTIO_BLK_F_BLK_SIZE,
+        features::VIRTIO_BLK_F_FLUSH,
+        features::VIRTIO_BLK_F_TOPOLOGY,
+    ];
+    if config.read_only {
+        bits.push(features::VIRTIO_BLK_F_RO);
+    } else {
+        bits.push(features::VIRTIO_BLK_F_DISCARD);
+        bits.push(features::VIRTIO_BLK_F_WRITE_ZEROES);
+    }
+    if config.queues > 1 {
+        bits.push(features::VIRTIO_BLK_F_MQ);
+    }
+    bits.iter().fold(QUEUE_FEATURES, |all, bit| all | 1 << bit)
+}
+
+fn config_space(config: &BlkConfig, limits: &Limits) -> ConfigSpace {
+    let topology = config.topology;
+    let exponent = (topology.physical_block / topology.logical_block).trailing_zeros();
+    let sectors_per_block = u64::from(topology.physical_block) / SECTOR;
+    ConfigSpace {
+        capacity: limits.capacity,
+        seg_max: u32::from(QUEUE_SIZE) - 2,
+        block_size: limits.block_size,
+        physical_exponent: u8::try_from(exponent).unwrap_or(0),
+        alignment_offset: 0,
+        min_io: 1,
+        opt_io: 0,
+        queues: config.queues,
+        max_range: limits.max_range,
+        discard_alignment: u32::try_from(sectors_per_block).unwrap_or(1),
+    }
+}
