@@ -21,13 +21,13 @@ async fn start(runtime: &Runtime, id: &str, netns: &str) -> Sandbox {
     started.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// What there is in a namespace, but for how far the kernel has come with its
-/// own link-local addresses.
+/// What there is in a namespace, but for the kernel's own link-local addresses,
+/// which come when it has made sure of them.
 fn look(netns: &str) -> String {
     let ip = format!("ip -n {netns}");
     let tc = format!("tc -n {netns}");
     run(&format!(
-        "{ip} -d link; {ip} addr | sed 's/ tentative//'; {ip} route show table all; {ip} rule
+        "{ip} -d link; {ip} addr | grep -v fe80; {ip} route show table all | grep -v fe80; {ip} rule
          {tc} qdisc show; {tc} filter show dev eth0 ingress"
     ))
 }
