@@ -8,10 +8,10 @@ KERNEL ?= --kernel-package
 # Which figures `make bench` measures: start exec stream size crowd memory.
 FIGURES ?=
 
-.PHONY: help demo test lint ci bench image clean
+.PHONY: help demo test test-aarch64 lint ci bench image clean
 
 help: ## Show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: ## Run a container in a virtual machine; installs what is missing
 	@.ci/setup demo
@@ -22,6 +22,9 @@ demo: ## Run a container in a virtual machine; installs what is missing
 test: ## Run all tests; installs what is missing
 	@.ci/setup test
 	@.ci/test
+
+test-aarch64: ## Run the tests that boot arm64 machines, on x86_64 (Debian, root)
+	@.ci/aarch64
 
 image: ## Make a guest image and print its directory
 	@.ci/setup demo
