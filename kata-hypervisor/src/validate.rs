@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::config::{MachineSize, MemorySize, VmConfig};
+use crate::config::{Devices, MachineSize, MemorySize, VmConfig};
+use crate::disk::{DiskConfig, Medium};
 use crate::error::{Error, Result};
 use crate::kernel::{Format, KernelTraits, Known, inspect_initramfs, inspect_kernel};
 use crate::nic::{Mac, NicConfig};
@@ -12,6 +13,10 @@ use crate::nic::{Mac, NicConfig};
 const MOST_VCPUS: u32 = 255;
 /// Less than any kernel boots with.
 const LEAST_MEMORY: MemorySize = MemorySize::mib(16);
+/// Memory comes and goes in such pieces: what a processor maps at once.
+pub(crate) const MEMORY_GRAIN: u64 = 2 << 20;
+/// Ports that the root of PCI Express has room for beside other devices.
+const MOST_SPARE_DISKS: u32 = 16;
 
 /// What a backend takes on this architecture.
 #[derive(Debug)]
@@ -99,6 +104,12 @@ fn size(size: &MachineSize) -> Result<()> {
             format!("{max_memory} is below the {memory} at boot"),
         );
     }
+    if !(max_memory.as_bytes() - memory.as_bytes()).is_multiple_of(MEMORY_GRAIN) {
+        return wrong(
+            "max_memory",
+            format!("{max_memory} is not the {memory} at boot and a multiple of 2 MiB"),
+        );
+    }
     Ok(())
 }
 
@@ -156,7 +167,34 @@ fn devices(config: &VmConfig) -> Result<()> {
             return wrong("nics", format!("two have the hardware address {mac}"));
         }
     }
+    disks(&config.devices)
+}
+
+fn disks(devices: &Devices) -> Result<()> {
+    if devices.spare_disks > MOST_SPARE_DISKS {
+        let count = devices.spare_disks;
+        return wrong(
+            "spare_disks",
+            format!("{count} is above {MOST_SPARE_DISKS}"),
+        );
+    }
+    for (index, disk) in devices.disks.iter().enumerate() {
+        self::disk(disk)?;
+        if devices.disks[..index].iter().any(|it| it.id == disk.id) {
+            return wrong("disk", format!("{:?} is there twice", disk.id));
+        }
+    }
     Ok(())
+}
+
+/// Checks a disk, and says what it is made of; looks at the host.
+pub(crate) fn disk(disk: &DiskConfig) -> Result<Medium> {
+    disk.validate()?;
+    Medium::of(&disk.path).map_err(|source| Error::File {
+        what: "disk",
+        path: disk.path.clone(),
+        source,
+    })
 }
 
 #[cfg(test)]

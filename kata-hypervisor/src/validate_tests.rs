@@ -131,6 +131,29 @@ fn devices_that_make_no_sense_are_blamed() {
 }
 
 #[test]
+fn disks_that_make_no_sense_are_blamed() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let disk = |id: &str, path: &Path| DiskConfig {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        read_only: true,
+    };
+    let one = disk("a", file.path());
+    assert_eq!(blamed(|c| c.devices.disks = vec![one.clone()]), "kernel");
+    assert_eq!(
+        blamed(|c| c.devices.disks = vec![one.clone(), one.clone()]),
+        "disk"
+    );
+    let nowhere = disk("b", Path::new("/nowhere"));
+    assert_eq!(blamed(|c| c.devices.disks = vec![nowhere]), "disk");
+    let nameless = disk("", file.path());
+    assert_eq!(blamed(|c| c.devices.disks = vec![nameless]), "disk");
+    assert_eq!(blamed(|c| c.devices.spare_disks = 17), "spare_disks");
+    let grown = MemorySize::bytes((64 << 20) + (1 << 20));
+    assert_eq!(blamed(|c| c.size.max_memory = grown), "max_memory");
+}
+
+#[test]
 fn a_command_line_that_the_kernel_would_cut_is_blamed() {
     command_line(&"x".repeat(RULES.longest_command_line), &RULES).unwrap();
     assert!(command_line(&"x".repeat(RULES.longest_command_line + 1), &RULES).is_err());

@@ -62,7 +62,7 @@ pub enum OnDrop {
 #[must_use = "a sandbox begins with `start`"]
 pub struct SandboxBuilder {
     shared: Arc<Shared>,
-    blueprint: Blueprint,
+    pub(crate) blueprint: Blueprint,
     max_vcpus: Option<u32>,
     max_memory: Option<MemorySize>,
 }
@@ -90,6 +90,9 @@ impl SandboxBuilder {
                 call_timeout: CALL_TIMEOUT,
                 shared_process_ids: false,
                 on_drop: OnDrop::Kill,
+                cgroup: None,
+                disks: Vec::new(),
+                spare_disks: 0,
             },
             max_vcpus: None,
             max_memory: None,

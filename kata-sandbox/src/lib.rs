@@ -65,6 +65,7 @@ mod recover;
 mod registry;
 mod runtime;
 mod sandbox;
+mod sizing;
 mod spec;
 mod state;
 mod stats;
@@ -83,7 +84,7 @@ pub use processes::ProcessInfo;
 pub use recover::Recovered;
 pub use runtime::{Runtime, RuntimeBuilder};
 pub use sandbox::{Sandbox, SandboxStatus};
-pub use spec::{ContainerSpec, Mount, Rootfs};
+pub use spec::{ContainerSpec, Mount, Namespace, Rootfs};
 pub use state::{ContainerState, SandboxState};
 pub use stats::{
     BlockStats, ContainerStats, GuestMemory, InterfaceStats, MemoryUse, Pressure, SandboxStats,

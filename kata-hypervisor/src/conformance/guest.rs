@@ -12,7 +12,11 @@ use crate::config::{KernelCommandLine, MemorySize};
 /// [`READY`](Self::READY) of the host, echoes on port [`ECHO`](Self::ECHO),
 /// reads a word on port [`ORDERS`](Self::ORDERS): `panic` makes its kernel
 /// panic, `end` makes it end its machine; and reads `<tag> <path>` on port
-/// [`FILES`](Self::FILES), to be answered by that file of that virtio-fs.
+/// [`FILES`](Self::FILES), to be answered by that file of that virtio-fs. On
+/// port [`DISKS`](Self::DISKS) it reads `<serial> [<word>]`, writes the word to
+/// the disk of that serial number if there is one, and answers by its first 512
+/// bytes, or by `error: …`. On port [`SIZE`](Self::SIZE) it brings all
+/// processors online and says `<processors> <KiB of memory>`.
 ///
 /// [`Guest::from_environment`] builds one from source; a backend that needs
 /// another guest makes its own to this contract.
@@ -40,6 +44,10 @@ impl Guest {
     pub const ORDERS: u32 = 9;
     /// The guest's port that reads files.
     pub const FILES: u32 = 11;
+    /// The guest's port that reads and writes disks.
+    pub const DISKS: u32 = 13;
+    /// The guest's port that says how large the machine is.
+    pub const SIZE: u32 = 15;
 
     /// The variable that names a kernel for [`from_environment`](Self::from_environment).
     pub const KERNEL: &str = "KATA_TEST_KERNEL";

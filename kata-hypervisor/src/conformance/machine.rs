@@ -189,6 +189,38 @@ impl Machine {
         back
     }
 
+    /// What the guest answers to a line on a port.
+    pub(super) async fn asked(&self, port: u32, line: &str) -> String {
+        let mut stream = self.dial(port).await.expect("the guest listens there");
+        let mut answer = Vec::new();
+        let asked = async {
+            stream.write_all(line.as_bytes()).await?;
+            stream.shutdown().await?;
+            stream.read_to_end(&mut answer).await
+        };
+        let asked = timeout(self.patience, asked).await;
+        asked.expect("an answer in time").expect("an answer");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Asks until the answer is as `wanted`: what is plugged, a guest finds when
+    /// it comes to it. The last answer, when patience has run out.
+    pub(super) async fn asked_until(
+        &self,
+        port: u32,
+        line: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> String {
+        let until = tokio::time::Instant::now() + self.patience;
+        loop {
+            let answer = self.asked(port, line).await;
+            if wanted(&answer) || tokio::time::Instant::now() > until {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// How it ends, within patience.
     pub(super) async fn ending(&self) -> VmExit {
         let waited = timeout(self.patience, self.wait()).await;

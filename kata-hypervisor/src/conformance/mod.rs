@@ -21,6 +21,7 @@
 //! the same time as each other: none looks at more of the host than it made.
 
 mod dialling;
+mod disks;
 mod endings;
 mod failures;
 mod guest;
@@ -28,6 +29,7 @@ mod initramfs;
 mod lifecycle;
 mod machine;
 mod pausing;
+mod resizing;
 mod sharing;
 mod subject;
 mod suite;
@@ -36,6 +38,9 @@ mod traces;
 pub use dialling::{
     a_port_where_nobody_listens_is_refused, a_stream_carries_much_both_ways,
     many_streams_at_once_are_kept_apart,
+};
+pub use disks::{
+    a_disk_is_read_and_written_by_the_guest, a_disk_that_is_attached_is_found_and_goes_again,
 };
 pub use endings::{
     a_guest_that_ends_itself_is_reported, a_monitor_killed_from_outside_is_a_crash,
@@ -53,5 +58,6 @@ pub use lifecycle::{
 };
 pub use machine::Machine;
 pub use pausing::a_paused_guest_stands_still;
+pub use resizing::a_machine_grows_and_shrinks;
 pub use sharing::shared_directories_are_read_by_the_guest;
 pub use subject::Subject;

@@ -1,13 +1,10 @@
 //! Shared directories.
 
-use kata_devices::fs::{Access, FsConfig, SharedTree};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
-
 use super::guest::Guest;
 use super::machine::{Machine, Place, chain};
 use super::subject::Subject;
 use crate::error::Error;
+use kata_devices::fs::{Access, FsConfig, SharedTree};
 
 /// What the host shares the guest reads: through each of two file systems, one
 /// shared before the machine started, one after.
@@ -38,26 +35,8 @@ pub async fn shared_directories_are_read_by_the_guest(subject: &Subject) {
     };
     share(&trees[1]);
     for tag in ["one", "two"] {
-        assert_eq!(
-            read(&machine, subject, &format!("{tag} d/file")).await,
-            "shared"
-        );
+        let file = machine.asked(Guest::FILES, &format!("{tag} d/file")).await;
+        assert_eq!(file, "shared");
     }
     machine.assert_clean().await;
-}
-
-async fn read(machine: &Machine, subject: &Subject, what: &str) -> String {
-    let mut stream = machine
-        .dial(Guest::FILES)
-        .await
-        .expect("the guest reads files");
-    let mut answer = String::new();
-    let asked = async {
-        stream.write_all(what.as_bytes()).await?;
-        stream.shutdown().await?;
-        stream.read_to_string(&mut answer).await
-    };
-    let asked = timeout(subject.patience, asked).await;
-    asked.expect("an answer in time").expect("an answer");
-    answer
 }

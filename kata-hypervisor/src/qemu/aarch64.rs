@@ -22,7 +22,7 @@ pub(super) const LONGEST_COMMAND_LINE: usize = 2047;
 /// The machine for a size: there is one for all.
 pub(super) fn machine(
     _choice: MachineChoice,
-    _size: &MachineSize,
+    _grows: bool,
     _microvm: bool,
     acceleration: Acceleration,
 ) -> Machine {
@@ -34,6 +34,12 @@ pub(super) fn machine(
 /// How virtio devices are attached to a machine.
 pub(super) fn bus(_machine: Machine) -> Bus {
     Bus::Pci
+}
+
+/// Whether processors and memory can change while it runs: QEMU has no way to
+/// plug a processor into this board.
+pub(super) fn can_grow(_machine: Machine) -> bool {
+    false
 }
 
 /// The panic notifier that a machine can carry.
@@ -93,7 +99,7 @@ mod tests {
             memory,
             max_memory: memory,
         };
-        let machine = machine(MachineChoice::Auto, &size, true, acceleration);
+        let machine = machine(MachineChoice::Auto, true, true, acceleration);
         assert_eq!(bus(machine), Bus::Pci);
         let given = KernelCommandLine::new();
         let mut words = Words::new(&given);

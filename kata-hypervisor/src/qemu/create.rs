@@ -72,7 +72,8 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
         return Err(autopsy::perform(&child, &error, "starting QEMU").await);
     }
     timeline.ended("qmp greeting", greeting);
-    Ok(QemuVm::new(config, child, qmp, Arc::new(timeline)))
+    let grows = plan.can_grow() && config.size.grows();
+    Ok(QemuVm::new(config, grows, child, qmp, Arc::new(timeline)))
 }
 
 /// Validates on a thread that may block: it reads files.

@@ -21,7 +21,7 @@ pub(super) const LONGEST_COMMAND_LINE: usize = 0;
 /// The machine for a size.
 pub(super) fn machine(
     _choice: MachineChoice,
-    _size: &MachineSize,
+    _grows: bool,
     _microvm: bool,
     _acceleration: Acceleration,
 ) -> Machine {
@@ -31,6 +31,11 @@ pub(super) fn machine(
 /// How virtio devices are attached to a machine.
 pub(super) fn bus(_machine: Machine) -> Bus {
     Bus::Pci
+}
+
+/// Whether processors and memory can change while it runs.
+pub(super) fn can_grow(_machine: Machine) -> bool {
+    false
 }
 
 /// The panic notifier that a machine can carry.

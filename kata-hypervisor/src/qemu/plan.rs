@@ -5,12 +5,14 @@ use std::os::fd::RawFd;
 
 use super::arch;
 use super::args::{
-    Accel, Argument, Backend, Bare, Chardev, Cpu, Kernel, Machine, MemfdBackend, Memory, Monitor,
-    Name, Netdev, Nic, Rng, Sandbox, Serial, Smp, VhostUserFs, VhostUserVsock,
+    Accel, Argument, Backend, Bare, Bus, Chardev, Cpu, Disk, Kernel, Machine, MemfdBackend, Memory,
+    Monitor, Name, NativeHotplug, Netdev, Nic, PluggedMemory, Rng, RootPort, Sandbox, Serial, Smp,
+    VhostUserFs, VhostUserVsock,
 };
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
-use crate::config::{KernelCommandLine, VmConfig};
+use crate::config::{KernelCommandLine, MemorySize, VmConfig};
+use crate::disk::Medium;
 use crate::kernel::KernelTraits;
 use crate::probe::Acceleration;
 
@@ -61,7 +63,8 @@ impl Plan {
             && kernel.finds_announced_devices
             && virtio_devices(config) <= MICROVM_SLOTS;
         let choice: MachineChoice = settings.machine;
-        let machine = arch::machine(choice, &config.size, microvm, facts.acceleration);
+        let grows = config.size.grows() || config.devices.spare_disks > 0;
+        let machine = arch::machine(choice, grows, microvm, facts.acceleration);
         Self {
             machine,
             acceleration: facts.acceleration,
@@ -157,6 +160,12 @@ impl Plan {
         if config.devices.rng {
             devices.push(Box::new(Rng { bus }));
         }
+        devices.extend(self.disks(config, bus));
+        let plugged = config.size.max_memory.as_bytes() - config.size.memory.as_bytes();
+        if plugged > 0 && self.can_grow() {
+            let most = MemorySize::bytes(plugged);
+            devices.push(Box::new(PluggedMemory { most }));
+        }
         if let Some(notifier) = arch::pvpanic(self.machine) {
             devices.push(Box::new(notifier));
         }
@@ -174,6 +183,35 @@ fn virtio_devices(config: &VmConfig) -> usize {
         + usize::from(devices.rng)
 }
 
+impl Plan {
+    fn disks(&self, config: &VmConfig, bus: Bus) -> Vec<Box<dyn Argument>> {
+        let mut args: Vec<Box<dyn Argument>> = Vec::new();
+        for disk in &config.devices.disks {
+            args.push(Box::new(Disk {
+                bus,
+                id: disk.id.clone(),
+                path: disk.path.clone(),
+                // Checked a moment ago; what has changed since QEMU refuses.
+                medium: Medium::of(&disk.path).unwrap_or(Medium::File),
+                read_only: disk.read_only,
+            }));
+        }
+        let spare = config.devices.spare_disks;
+        if spare > 0 && self.machine == Machine::Q35 {
+            args.push(Box::new(NativeHotplug));
+        }
+        for number in 0..spare {
+            args.push(Box::new(RootPort { number }));
+        }
+        args
+    }
+
+    /// Whether the machine can change while it runs.
+    pub(super) fn can_grow(&self) -> bool {
+        arch::can_grow(self.machine)
+    }
+}
+
 fn chardev(id: &str, backend: Backend) -> Chardev {
     Chardev {
         id: id.to_owned(),
@@ -185,6 +223,11 @@ fn command_line(machine: Machine, facts: &Facts, config: &VmConfig) -> String {
     let mut words = Words::new(&config.command_line);
     // A kernel that panics ends the machine instead of keeping it.
     words.default("panic", "panic=-1");
+    if config.devices.spare_disks > 0 {
+        // Small kernels lack what firmware wants before it leaves plugging to
+        // them, and can do it all the same.
+        words.default("pcie_ports", "pcie_ports=native");
+    }
     arch::command_line(
         &mut words,
         machine,

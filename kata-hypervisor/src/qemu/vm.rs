@@ -11,17 +11,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use super::qmp::{Qmp, QmpError};
+use super::disks::Ports;
+use super::qmp::{Plugged, Qmp, QmpError};
 use super::{NAME, exit, usage};
 use crate::child::Child;
-use crate::config::VmConfig;
+use crate::config::{MachineSize, VmConfig};
 use crate::error::{Error, Result};
 use crate::handshake;
 use crate::stream::GuestStream;
 use crate::timeline::Timeline;
-use crate::vm::{Pause, Phase, StopMode, Vm, VmExit, VmUsage};
+use crate::vm::{DiskPlug, Hotplug, Pause, Phase, StopMode, Vm, VmExit, VmUsage};
 
 /// How long a killed process may take to be gone: the kernel frees its memory.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -42,6 +45,14 @@ pub(super) struct QemuVm {
     id: String,
     vsock: Option<PathBuf>,
     start_deadline: Duration,
+    /// What it was described with.
+    size: MachineSize,
+    /// Whether it can grow and shrink.
+    grows: bool,
+    spare_disks: u32,
+    ports: Mutex<Ports>,
+    /// One change of its size at a time.
+    resizing: Mutex<()>,
     timeline: Arc<Timeline>,
     start: StartOnce,
     exit: OnceLock<VmExit>,
@@ -55,8 +66,20 @@ struct StartOnce {
 }
 
 impl QemuVm {
-    pub(super) fn new(config: VmConfig, child: Child, qmp: Qmp, timeline: Arc<Timeline>) -> Self {
+    pub(super) fn new(
+        config: VmConfig,
+        grows: bool,
+        child: Child,
+        qmp: Qmp,
+        timeline: Arc<Timeline>,
+    ) -> Self {
+        let fixed = config.devices.disks.into_iter().map(|disk| disk.id);
         Self {
+            size: config.size,
+            grows,
+            spare_disks: config.devices.spare_disks,
+            ports: Mutex::new(Ports::new(config.devices.spare_disks, fixed.collect())),
+            resizing: Mutex::default(),
             child,
             qmp,
             id: config.id,
@@ -107,21 +130,73 @@ impl QemuVm {
         name: &'static str,
         within: Duration,
     ) -> Result<()> {
-        let error = match self.qmp.execute(name, None, within).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
+        match self.qmp.execute(name, None, within).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain(phase, name, error).await),
+        }
+    }
+
+    /// Executes a command with arguments on a machine that runs, and gives its
+    /// answer.
+    pub(super) async fn ask(
+        &self,
+        phase: &'static str,
+        name: &'static str,
+        arguments: Option<Value>,
+    ) -> Result<Value> {
+        match self.qmp.execute(name, arguments, COMMAND_DEADLINE).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.explain(phase, name, error).await),
+        }
+    }
+
+    /// Waits until events answer `question`; `None` when they did not in time.
+    pub(super) async fn told<T>(
+        &self,
+        phase: &'static str,
+        within: Duration,
+        question: impl FnMut(&Plugged) -> Option<T>,
+    ) -> Result<Option<T>> {
+        match self.qmp.until(within, question).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(QmpError::Timeout(_)) => Ok(None),
+            Err(error) => Err(self.explain(phase, "wait", error).await),
+        }
+    }
+
+    /// The connection to its monitor.
+    pub(super) fn monitor(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// What it was described with.
+    pub(super) fn size(&self) -> MachineSize {
+        self.size
+    }
+
+    /// Waits for its turn to change the size.
+    pub(super) async fn resizing(&self) -> MutexGuard<'_, ()> {
+        self.resizing.lock().await
+    }
+
+    /// The ports for disks, for one caller at a time.
+    pub(super) async fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().await
+    }
+
+    /// What a command's failure means.
+    async fn explain(&self, phase: &'static str, name: &'static str, error: QmpError) -> Error {
         match error {
-            QmpError::Refused(reason) => Err(Error::Command {
+            QmpError::Refused(reason) => Error::Command {
                 backend: NAME,
                 command: name.to_owned(),
                 reason,
-            }),
-            QmpError::Timeout(deadline) => Err(Error::Timeout {
+            },
+            QmpError::Timeout(deadline) => Error::Timeout {
                 phase,
                 deadline,
                 console_tail: self.console_tail(),
-            }),
+            },
             QmpError::Closed(_) => {
                 // Without its monitor it cannot be steered: it goes, if it has not.
                 if timeout(LAST_EVENTS, self.child.ended()).await.is_err() {
@@ -129,16 +204,16 @@ impl QemuVm {
                 }
                 let exit = self.ended().await;
                 let reason = format!("{} ({error})", describe(&exit));
-                Err(Error::Ended {
+                Error::Ended {
                     phase,
                     reason,
                     console_tail: self.console_tail(),
-                })
+                }
             }
         }
     }
 
-    fn must_run(&self, operation: &'static str) -> Result<()> {
+    pub(super) fn must_run(&self, operation: &'static str) -> Result<()> {
         match self.start.running_since.get() {
             Some(_) => Ok(()),
             None => Err(Error::State {
@@ -292,6 +367,18 @@ impl Vm for QemuVm {
 
     fn pause(&self) -> Option<&dyn Pause> {
         Some(self)
+    }
+
+    fn hotplug(&self) -> Option<&dyn Hotplug> {
+        if self.grows { Some(self) } else { None }
+    }
+
+    fn disks(&self) -> Option<&dyn DiskPlug> {
+        if self.spare_disks > 0 {
+            Some(self)
+        } else {
+            None
+        }
     }
 }
 

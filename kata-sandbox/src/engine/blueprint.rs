@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kata_devices::fs::{FsConfig, SharedTree};
 use kata_devices::vsock::VsockConfig;
-use kata_hypervisor::{Devices, KernelCommandLine, MachineSize, VmConfig};
+use kata_hypervisor::{Devices, DiskConfig, KernelCommandLine, MachineSize, VmConfig};
 use kata_network::Network;
 
 use crate::builder::OnDrop;
@@ -35,6 +35,12 @@ pub(crate) struct Blueprint {
     pub(crate) call_timeout: Duration,
     pub(crate) shared_process_ids: bool,
     pub(crate) on_drop: OnDrop,
+    /// The control group of what runs on the host, as specifications name it.
+    pub(crate) cgroup: Option<String>,
+    /// Disks that are there from the start.
+    pub(crate) disks: Vec<DiskConfig>,
+    /// How many more may come.
+    pub(crate) spare_disks: u32,
 }
 
 impl Blueprint {
@@ -74,6 +80,8 @@ impl Blueprint {
             tree: tree.clone(),
         });
         devices.rng = true;
+        devices.disks.clone_from(&self.disks);
+        devices.spare_disks = self.spare_disks;
         VmConfig {
             id: self.id.clone(),
             run_dir,

@@ -8,7 +8,6 @@ use oci_spec::runtime as oci;
 
 use super::{ContainerSpec, Rootfs};
 use crate::error::{Context, ErrorKind, Result};
-use crate::stdio::StdioMode;
 
 /// The name of the specification in a bundle.
 const FILE: &str = "config.json";
@@ -35,13 +34,7 @@ pub(super) fn load(bundle: &Path) -> Result<ContainerSpec> {
             return Err(context.invalid(reason).caused_by(source));
         }
     }
-    Ok(ContainerSpec {
-        spec,
-        rootfs: Rootfs::Dir(rootfs),
-        bundle: Some(bundle),
-        user: None,
-        stdio: StdioMode::Null,
-    })
+    Ok(ContainerSpec::from_oci(bundle, spec, Rootfs::Dir(rootfs)))
 }
 
 fn read(bundle: &Path, context: &Context) -> Result<Vec<u8>> {

@@ -3,9 +3,11 @@
 mod bundle;
 mod capabilities;
 mod check;
+mod host;
 mod mount;
 mod resources;
 mod rootfs;
+mod sharing;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -17,9 +19,13 @@ use crate::stdio::StdioMode;
 
 pub use mount::Mount;
 pub use rootfs::Rootfs;
+pub(crate) use rootfs::disk_id;
+pub use sharing::Namespace;
 
 pub(crate) use capabilities::set as set_capabilities;
 pub(crate) use check::{check, check_process};
+pub(crate) use host::OnHost;
+pub(crate) use sharing::Sharing;
 pub(crate) use user::GuestUser;
 
 /// The specification of a container that says nothing else. See
@@ -51,6 +57,8 @@ pub struct ContainerSpec {
     pub(crate) bundle: Option<PathBuf>,
     pub(crate) user: Option<GuestUser>,
     pub(crate) stdio: StdioMode,
+    pub(crate) on_host: OnHost,
+    pub(crate) sharing: Sharing,
 }
 
 impl ContainerSpec {
@@ -74,6 +82,8 @@ impl ContainerSpec {
             bundle: None,
             user: None,
             stdio: StdioMode::Null,
+            on_host: OnHost::default(),
+            sharing: Sharing::default(),
         }
     }
 
@@ -99,6 +109,8 @@ impl ContainerSpec {
             bundle,
             user: None,
             stdio: StdioMode::Null,
+            on_host: OnHost::default(),
+            sharing: Sharing::default(),
         }
     }
 

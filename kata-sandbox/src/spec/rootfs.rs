@@ -27,3 +27,8 @@ pub enum Rootfs {
         fstype: String,
     },
 }
+
+/// The serial number of a sandbox's disk, by its number.
+pub(crate) fn disk_id(number: usize) -> String {
+    format!("kata-{number}")
+}

@@ -1,6 +1,7 @@
 //! The first process of the conformance suite's guest: echoes on one vsock
 //! port, takes orders on another,
-//! reads files of shared file systems on a third. Compiled by the suite itself, so it uses
+//! reads files of shared file systems on a third, disks on a fourth, and tells on a
+//! fifth how large the machine is. Compiled by the suite itself, so it uses
 //! nothing but the standard library and six functions of libc.
 
 use std::ffi::{CString, c_char, c_void};
@@ -12,6 +13,8 @@ const READY: u32 = 1023;
 const ECHO: u32 = 7;
 const ORDERS: u32 = 9;
 const FILES: u32 = 11;
+const DISKS: u32 = 13;
+const SIZE: u32 = 15;
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
@@ -48,6 +51,11 @@ fn main() {
     let orders = listen_on(ORDERS);
     serve(listen_on(ECHO), answer);
     serve(listen_on(FILES), show);
+    for (kind, place) in [("devtmpfs", "/devices"), ("sysfs", "/sys"), ("proc", "/proc")] {
+        let _ = mount_new(kind, kind, place);
+    }
+    serve(listen_on(DISKS), show_disk);
+    serve(listen_on(SIZE), tell_size);
     announce();
     loop {
         let mut order = String::new();
@@ -86,16 +94,83 @@ fn show(mut stream: File) {
     };
 }
 
+/// Reads `<serial> [<word>]` and sends the first 512 bytes of the disk with
+/// that serial number, after the word was written to it if there is one.
+fn show_disk(mut stream: File) {
+    let mut line = String::new();
+    let _ = stream.read_to_string(&mut line);
+    let mut words = line.split_whitespace();
+    let (serial, word) = (words.next().unwrap_or_default(), words.next());
+    let _ = match disk_bytes(serial, word) {
+        Ok(bytes) => stream.write_all(&bytes),
+        Err(error) => write!(stream, "error: {error}"),
+    };
+}
+
+fn disk_bytes(serial: &str, word: Option<&str>) -> std::io::Result<Vec<u8>> {
+    for entry in std::fs::read_dir("/sys/block")? {
+        let path = entry?.path();
+        if std::fs::read_to_string(path.join("serial")).is_ok_and(|text| text.trim() == serial) {
+            let node = std::path::Path::new("/devices").join(path.file_name().unwrap_or_default());
+            if let Some(word) = word {
+                let mut disk = std::fs::OpenOptions::new().write(true).open(&node)?;
+                disk.write_all(word.as_bytes())?;
+                disk.sync_all()?;
+            }
+            let mut bytes = vec![0; 512];
+            File::open(&node)?.read_exact(&mut bytes)?;
+            return Ok(bytes);
+        }
+    }
+    Err(std::io::Error::other("there is no such disk"))
+}
+
+/// Brings every processor online, and sends how many there are and how many
+/// KiB of memory: `<processors> <memory>`.
+fn tell_size(mut stream: File) {
+    let _ = match size() {
+        Ok((processors, memory)) => write!(stream, "{processors} {memory}"),
+        Err(error) => write!(stream, "error: {error}"),
+    };
+}
+
+fn size() -> std::io::Result<(usize, u64)> {
+    let mut processors = 0;
+    for entry in std::fs::read_dir("/sys/devices/system/cpu")? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let number = name.strip_prefix("cpu").unwrap_or_default();
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let switch = path.join("online");
+        // The first cannot be switched off and has no switch.
+        if switch.exists() && std::fs::read_to_string(&switch)?.trim() == "0" {
+            std::fs::write(&switch, "1")?;
+        }
+        processors += 1;
+    }
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    let total = meminfo.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+    Ok((processors, total.unwrap_or_default()))
+}
+
 fn mount_shared(tag: &str) -> std::io::Result<String> {
     let root = format!("/{tag}");
-    std::fs::create_dir(&root)?;
+    mount_new(tag, "virtiofs", &root)?;
+    Ok(root)
+}
+
+/// Mounts something on a directory that is made for it.
+fn mount_new(source: &str, kind: &str, root: &str) -> std::io::Result<()> {
+    std::fs::create_dir(root)?;
     let text = |text: &str| CString::new(text).map_err(std::io::Error::other);
-    let (source, target, kind) = (text(tag)?, text(&root)?, text("virtiofs")?);
+    let (source, target, kind) = (text(source)?, text(root)?, text(kind)?);
     // SAFETY: the strings outlive the call, and there is no data.
     let mounted = unsafe {
         mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
     };
-    if mounted < 0 { Err(std::io::Error::last_os_error()) } else { Ok(root) }
+    if mounted < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn check(result: i32, what: &str) -> i32 {

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use super::machine::MEMORY_ID;
 use super::{Argument, Options};
 use crate::config::MemorySize;
+use crate::validate::MEMORY_GRAIN;
 
 /// How much memory there is, and may be.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,36 @@ impl Argument for MemfdBackend {
     }
 }
 
+/// Memory that comes and goes while the machine runs: room for all of it is
+/// set aside, and none of it is there. Back ends map it once, at the start.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::qemu) struct PluggedMemory {
+    /// How much there may be.
+    pub(in crate::qemu) most: MemorySize,
+}
+
+impl PluggedMemory {
+    /// The id of the device.
+    pub(in crate::qemu) const ID: &str = "plugged";
+}
+
+impl Argument for PluggedMemory {
+    fn to_args(&self) -> Vec<OsString> {
+        let backend = format!("{}-mem", Self::ID);
+        let memory = Options::new("memory-backend-memfd")
+            .set("id", &backend)
+            .set("size", format!("{}B", self.most.as_bytes()))
+            .set("share", "on")
+            .set("reserve", "off");
+        let device = Options::new("virtio-mem-pci")
+            .set("id", Self::ID)
+            .set("memdev", &backend)
+            .number("block-size", MEMORY_GRAIN)
+            .number("requested-size", 0);
+        [memory.into_option("-object"), device.into_option("-device")].concat()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::words;
@@ -67,5 +98,16 @@ mod tests {
             most: MemorySize::mib(2),
         };
         assert_eq!(words(&memory), "-m 1048576B,slots=1,maxmem=2097152B");
+    }
+
+    #[test]
+    fn memory_to_be_plugged_is_shared_and_not_there_yet() {
+        let most = MemorySize::mib(4);
+        assert_eq!(
+            words(&PluggedMemory { most }),
+            "-object memory-backend-memfd,id=plugged-mem,size=4194304B,share=on,reserve=off \
+             -device virtio-mem-pci,id=plugged,memdev=plugged-mem,block-size=2097152,\
+             requested-size=0"
+        );
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::codec::{Lines, Message, command, parse};
-use super::event::Seen;
+use super::event::{Plugged, Seen};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,8 @@ pub(crate) struct Qmp {
     next_id: AtomicU64,
     shared: Arc<Shared>,
     state: watch::Receiver<State>,
+    /// Shared with the task that reads.
+    publish: Arc<watch::Sender<State>>,
     tasks: [AbortHandle; 2],
 }
 
@@ -58,6 +60,7 @@ struct Shared {
 struct State {
     greeting: Option<Arc<Value>>,
     seen: Seen,
+    plugged: Plugged,
     closed: bool,
     why: Option<String>,
 }
@@ -78,14 +81,16 @@ impl Qmp {
         let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::default());
         let (publish, state) = watch::channel(State::default());
+        let publish = Arc::new(publish);
         let (lines, to_write) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read_all(reader, Arc::clone(&shared), publish));
+        let reading = tokio::spawn(read_all(reader, Arc::clone(&shared), Arc::clone(&publish)));
         let writing = tokio::spawn(write_all(writer, to_write));
         Self {
             lines,
             next_id: AtomicU64::new(1),
             shared,
             state,
+            publish,
             tasks: [reading.abort_handle(), writing.abort_handle()],
         }
     }
@@ -150,6 +155,37 @@ impl Qmp {
         self.state.borrow().seen
     }
 
+    /// Waits until what events have said of devices answers `question`.
+    pub(crate) async fn until<T>(
+        &self,
+        within: Duration,
+        mut question: impl FnMut(&Plugged) -> Option<T>,
+    ) -> Result<T, QmpError> {
+        let mut state = self.state.clone();
+        let mut answer = None;
+        let answered = state.wait_for(|state| {
+            answer = question(&state.plugged);
+            answer.is_some() || state.closed
+        });
+        // The guard's lock is not held while the answer is looked at.
+        let waited = timeout(within, answered).await.map(drop);
+        waited.map_err(|_| QmpError::Timeout(within))?;
+        answer.ok_or_else(|| self.closed_error())
+    }
+
+    /// What events have said about devices.
+    pub(crate) fn plugged(&self) -> Plugged {
+        self.state.borrow().plugged.clone()
+    }
+
+    /// Forgets what became of a device, before there is another of its name.
+    pub(crate) fn forget_device(&self, id: &str) {
+        self.publish.send_if_modified(|state| {
+            state.plugged.forget(id);
+            false
+        });
+    }
+
     /// Waits until the connection has ended, so that no event is still to come.
     pub(crate) async fn closed(&self) {
         let _ = self.state.clone().wait_for(|state| state.closed).await;
@@ -196,7 +232,7 @@ async fn write_all(
 async fn read_all(
     mut reader: impl AsyncRead + Unpin,
     shared: Arc<Shared>,
-    publish: watch::Sender<State>,
+    publish: Arc<watch::Sender<State>>,
 ) {
     let why = read_messages(&mut reader, &shared, &publish).await.err();
     publish.send_modify(|state| {
@@ -239,7 +275,10 @@ fn dispatch(message: Message, shared: &Shared, publish: &watch::Sender<State>) {
         Message::Greeting(greeting) => {
             publish.send_modify(|state| state.greeting = Some(Arc::new(greeting)));
         }
-        Message::Event(event) => publish.send_modify(|state| state.seen.note(event)),
+        Message::Event(event) => publish.send_modify(|state| {
+            state.seen.note(&event);
+            state.plugged.note(event);
+        }),
         Message::Reply { id, result } => {
             let waiting = id.and_then(|id| shared.pending().remove(&id));
             match waiting {

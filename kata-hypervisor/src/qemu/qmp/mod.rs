@@ -9,4 +9,4 @@ mod codec;
 mod event;
 
 pub(crate) use client::{Qmp, QmpError};
-pub(crate) use event::{Seen, Shutdown};
+pub(crate) use event::{Plugged, Seen, Shutdown};

@@ -23,16 +23,16 @@ pub(in crate::qemu) const KERNELS: &[Format] = &[Format::Elf, Format::BzImage];
 /// The longest command line that its kernels take.
 pub(in crate::qemu) const LONGEST_COMMAND_LINE: usize = 2047;
 
-/// The machine for a size. `microvm` tells whether this QEMU has it and the
+/// The machine for one that `grows` or not. `microvm` tells whether this QEMU has it and the
 /// kernel finds its devices.
 pub(in crate::qemu) fn machine(
     choice: MachineChoice,
-    size: &MachineSize,
+    grows: bool,
     microvm: bool,
     _acceleration: Acceleration,
 ) -> Machine {
     match choice {
-        MachineChoice::Auto if microvm && !size.grows() => Machine::Microvm,
+        MachineChoice::Auto if microvm && !grows => Machine::Microvm,
         MachineChoice::Auto | MachineChoice::Full => Machine::Q35,
     }
 }
@@ -43,6 +43,11 @@ pub(in crate::qemu) fn bus(machine: Machine) -> Bus {
         Machine::Microvm => Bus::Mmio,
         Machine::Q35 | Machine::Virt { .. } => Bus::Pci,
     }
+}
+
+/// Whether processors and memory can change while it runs.
+pub(in crate::qemu) fn can_grow(machine: Machine) -> bool {
+    machine == Machine::Q35
 }
 
 /// The panic notifier that a machine can carry.
@@ -74,6 +79,10 @@ pub(in crate::qemu) fn command_line(
         // it through: a triple fault ends it at once.
         words.default("acpi", "acpi=off");
         words.default("reboot", "reboot=t");
+    }
+    if size.max_memory > size.memory {
+        // Plugged memory is used at once, and can be given back.
+        words.default("memhp_default_state", "memhp_default_state=online_movable");
     }
     if acceleration == Acceleration::Emulation {
         emulated(words, machine, size, tsc_khz);

@@ -26,7 +26,7 @@ fn line(machine: Machine, acceleration: Acceleration, vcpus: u32, given: &str) -
 
 #[test]
 fn a_machine_that_does_not_grow_is_a_microvm_where_there_is_one() {
-    let machine = |choice, max, has| machine(choice, &size(1, max), has, Acceleration::Kvm);
+    let machine = |choice, max, has| machine(choice, size(1, max).grows(), has, Acceleration::Kvm);
     assert_eq!(machine(MachineChoice::Auto, 1, true), Machine::Microvm);
     assert_eq!(machine(MachineChoice::Auto, 2, true), Machine::Q35);
     assert_eq!(machine(MachineChoice::Auto, 1, false), Machine::Q35);

@@ -1,0 +1,182 @@
+//! Disks that come and go while the machine runs.
+//!
+//! A disk is a block node and the device in front of it, in one of the spare
+//! ports. The device goes when the guest lets go of it; then its node, and with
+//! it the file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::args::{RootPort, driver, node};
+use super::vm::QemuVm;
+use crate::disk::{DiskConfig, Medium};
+use crate::error::{Error, Result};
+use crate::validate;
+use crate::vm::DiskPlug;
+
+/// How long the guest may take to let go of a disk. PCI Express gives a person
+/// five seconds to change their mind.
+const DETACH: Duration = Duration::from_secs(30);
+
+/// The spare ports of a machine, and who is in them.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    count: u32,
+    taken: BTreeMap<u32, String>,
+    /// Disks that are there from the start.
+    fixed: Vec<String>,
+}
+
+impl Ports {
+    pub(super) fn new(count: u32, fixed: Vec<String>) -> Self {
+        Self {
+            count,
+            taken: BTreeMap::new(),
+            fixed,
+        }
+    }
+
+    /// Takes a port for a disk.
+    fn take(&mut self, id: &str) -> Result<u32> {
+        let wrong = |reason: String| Error::InvalidConfig {
+            field: "disk",
+            reason,
+        };
+        if self
+            .fixed
+            .iter()
+            .chain(self.taken.values())
+            .any(|it| it == id)
+        {
+            return Err(wrong(format!("the machine has a disk {id:?}")));
+        }
+        let free = (0..self.count).find(|number| !self.taken.contains_key(number));
+        let port = free.ok_or_else(|| {
+            let count = self.count;
+            wrong(format!("the machine has {count} spare disks, all in use"))
+        })?;
+        self.taken.insert(port, id.to_owned());
+        Ok(port)
+    }
+
+    fn free(&mut self, id: &str) {
+        self.taken.retain(|_, taken| taken != id);
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.taken.values().any(|taken| taken == id)
+    }
+}
+
+impl QemuVm {
+    async fn add_disk(&self, disk: &DiskConfig, medium: Medium, port: u32) -> Result<()> {
+        const PHASE: &str = "attaching a disk";
+        let path = disk.path.to_str().ok_or_else(|| Error::InvalidConfig {
+            field: "disk",
+            reason: format!("its path {} is not UTF-8", disk.path.display()),
+        })?;
+        let block = json!({
+            "driver": "raw",
+            "node-name": node(&disk.id),
+            "read-only": disk.read_only,
+            "discard": "unmap",
+            "file": {"driver": driver(medium), "filename": path},
+        });
+        self.ask(PHASE, "blockdev-add", Some(block)).await?;
+        self.monitor().forget_device(&disk.id);
+        let device = json!({
+            "driver": "virtio-blk-pci",
+            "id": disk.id,
+            "drive": node(&disk.id),
+            "serial": disk.id,
+            "bus": RootPort::name(port),
+        });
+        let added = self.ask(PHASE, "device_add", Some(device)).await;
+        if added.is_err() {
+            self.remove_node(&disk.id).await?;
+        }
+        added.map(drop)
+    }
+
+    async fn remove_node(&self, id: &str) -> Result<()> {
+        let arguments = Some(json!({"node-name": node(id)}));
+        self.ask("letting go of a disk's file", "blockdev-del", arguments)
+            .await
+            .map(drop)
+    }
+}
+
+#[async_trait]
+impl DiskPlug for QemuVm {
+    async fn attach(&self, disk: DiskConfig) -> Result<()> {
+        self.must_run("attach a disk")?;
+        let (disk, medium) = look_at(disk).await?;
+        // Held to the end, so that a dropped future frees nothing that is used.
+        let mut ports = self.ports().await;
+        let port = ports.take(&disk.id)?;
+        let added = self.add_disk(&disk, medium, port).await;
+        if added.is_err() {
+            ports.free(&disk.id);
+        }
+        added
+    }
+
+    async fn detach(&self, id: &str) -> Result<()> {
+        self.must_run("detach a disk")?;
+        let mut ports = self.ports().await;
+        if !ports.has(id) {
+            return Err(Error::InvalidConfig {
+                field: "disk",
+                reason: format!("no disk {id:?} was attached"),
+            });
+        }
+        if !self.unplug(id, DETACH).await? {
+            return Err(Error::Timeout {
+                phase: "detaching a disk",
+                deadline: DETACH,
+                console_tail: crate::vm::Vm::console_tail(self),
+            });
+        }
+        self.remove_node(id).await?;
+        ports.free(id);
+        Ok(())
+    }
+}
+
+/// Validates on a thread that may block: it looks at the file.
+async fn look_at(disk: DiskConfig) -> Result<(DiskConfig, Medium)> {
+    let looked = tokio::task::spawn_blocking(move || {
+        let medium = validate::disk(&disk)?;
+        Ok((disk, medium))
+    });
+    looked.await.unwrap_or_else(|error| {
+        Err(Error::Host {
+            operation: "look at a disk".to_owned(),
+            source: io::Error::other(error),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_taken_once_and_free_again_afterwards() {
+        let mut ports = Ports::new(2, vec!["root".into()]);
+        assert_eq!(ports.take("a").unwrap(), 0);
+        assert_eq!(ports.take("b").unwrap(), 1);
+        let full = ports.take("c").unwrap_err().to_string();
+        assert!(full.contains("2 spare disks"), "{full}");
+        ports.free("a");
+        assert_eq!(ports.take("c").unwrap(), 0);
+        for there in ["b", "root"] {
+            let twice = ports.take(there).unwrap_err().to_string();
+            assert!(twice.contains(there), "{twice}");
+        }
+    }
+}
