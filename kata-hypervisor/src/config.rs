@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use kata_devices::fs::FsConfig;
 use kata_devices::vsock::VsockConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskConfig;
 use crate::nic::NicConfig;
 
 /// An amount of memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct MemorySize(u64);
 
 impl MemorySize {
@@ -57,7 +60,7 @@ impl fmt::Display for MemorySize {
 }
 
 /// Virtual processors and memory: now, and how far they may grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSize {
     /// Virtual processors at boot; at least 1.
     pub vcpus: u32,

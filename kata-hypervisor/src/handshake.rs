@@ -57,7 +57,7 @@ async fn connect(socket: &Path, port: u32) -> Result<GuestStream> {
                     io::Error::new(io::ErrorKind::InvalidData, "the answer is not OK"),
                 )
             })?;
-            Ok(GuestStream::new(stream, host_port))
+            Ok(GuestStream::from_unix(stream, host_port))
         }
         Ok(None) => Err(Error::Refused { port }),
         Err(source) => Err(failed(port, source)),

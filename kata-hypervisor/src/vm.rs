@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::config::VmConfig;
 use crate::disk::DiskConfig;
@@ -141,7 +142,7 @@ pub trait Snapshot: Send + Sync {
 }
 
 /// What a machine can do beyond running.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Features {
     /// All processors can be stopped and resumed.
@@ -195,7 +196,7 @@ pub struct Phase {
 }
 
 /// What a machine costs the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VmUsage {
     /// Bytes of host memory that hold the guest's memory.
