@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// Bytes that a virtio disk's serial number may have
@@ -9,7 +11,7 @@ use crate::error::{Error, Result};
 const LONGEST_ID: usize = 20;
 
 /// A disk: bytes of the host that the guest has as a virtio block device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskConfig {
     /// The serial number by which the guest knows it: letters, digits and
     /// dashes, at most 20 of them, unique in the machine.

@@ -1,5 +1,6 @@
 //! Describing a sandbox, and starting it.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::net::IpAddr;
@@ -9,12 +10,14 @@ use std::time::Duration;
 use kata_hypervisor::{MachineSize, MemorySize};
 use kata_network::Network;
 
-use crate::engine::{self, Blueprint, Keeper};
+use crate::engine::{self, Blueprint};
 use crate::error::{Context, ErrorKind, Result};
+use crate::home::Home;
 use crate::image::Boot;
 use crate::plan::Plan;
 use crate::runtime::Shared;
 use crate::sandbox::Sandbox;
+use crate::supervisor::launch;
 
 /// The least memory with which a guest can be expected to boot.
 const LEAST_MEMORY: MemorySize = MemorySize::mib(24);
@@ -27,14 +30,15 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What becomes of a sandbox when its last handle is dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum OnDrop {
     /// Its machine is killed, and everything of it on the host removed.
     #[default]
     Kill,
-    /// It goes on in a process of its own. Not supported yet: a sandbox that
-    /// asks for it is refused.
+    /// It goes on: it lives in a process of its own, a
+    /// [supervisor](crate::supervisor), and
+    /// [`Runtime::attach`](crate::Runtime::attach) finds it again.
     Detach,
 }
 
@@ -205,10 +209,12 @@ impl SandboxBuilder {
     pub async fn start(self) -> Result<Sandbox> {
         let context = Context::new("start sandbox", crate::id::shown(&self.blueprint.id));
         let (blueprint, boot) = self.settle(&context)?;
-        let engine = engine::boot(&self.shared, blueprint, boot).await?;
-        let keeper = Keeper::new(engine);
-        self.shared.registry.enter(keeper.engine().id(), &keeper);
-        Ok(Sandbox::new(keeper))
+        let home = match blueprint.on_drop {
+            OnDrop::Kill => Home::here(engine::boot(&self.shared, blueprint, boot).await?),
+            OnDrop::Detach => Home::there(launch(&self.shared, blueprint, &boot).await?),
+        };
+        self.shared.registry.enter(home.id(), &home);
+        Ok(Sandbox::new(home))
     }
 
     /// Checks everything once; what comes out needs no checks.
@@ -219,10 +225,6 @@ impl SandboxBuilder {
         size.max_vcpus = self.max_vcpus.unwrap_or(size.vcpus);
         size.max_memory = self.max_memory.unwrap_or(size.memory);
         check_size(size, context)?;
-        if blueprint.on_drop == OnDrop::Detach {
-            let reason = "OnDrop::Detach needs a supervisor process, which this version lacks";
-            return Err(context.error(ErrorKind::Unsupported, reason));
-        }
         if let Some(word) = blueprint
             .kernel_parameters
             .iter()
@@ -241,33 +243,38 @@ impl SandboxBuilder {
         self.shared
             .backends
             .check(blueprint.hypervisor.as_deref(), context)?;
-        let boot = self
-            .shared
-            .image
-            .resolve()
-            .map_err(|error| context.image(error))?;
-        let foreign = boot
-            .manifest
-            .as_ref()
-            .filter(|(_, manifest)| manifest.architecture != ARCH);
-        if let Some((_, manifest)) = foreign {
-            let reason = format!(
-                "guest image {} is for {}, and this host is {ARCH}",
-                boot.name, manifest.architecture
-            );
-            let error = context.error(ErrorKind::Unsupported, reason);
-            return Err(error.with_remedy("make an image for this host with kata-image"));
-        }
-        if boot.disk.is_some() {
-            let reason = format!(
-                "guest image {} has a root disk, and no backend of this version has block devices",
-                boot.name
-            );
-            let error = context.error(ErrorKind::Unsupported, reason);
-            return Err(error.with_remedy("use an image with an initramfs"));
-        }
+        let boot = settle_image(&self.shared, context)?;
         Ok((blueprint, boot))
     }
+}
+
+/// Reads what there is to boot, and checks that it can be.
+pub(crate) fn settle_image(shared: &Shared, context: &Context) -> Result<Boot> {
+    let boot = shared
+        .image
+        .resolve()
+        .map_err(|error| context.image(error))?;
+    let foreign = boot
+        .manifest
+        .as_ref()
+        .filter(|(_, manifest)| manifest.architecture != ARCH);
+    if let Some((_, manifest)) = foreign {
+        let reason = format!(
+            "guest image {} is for {}, and this host is {ARCH}",
+            boot.name, manifest.architecture
+        );
+        let error = context.error(ErrorKind::Unsupported, reason);
+        return Err(error.with_remedy("make an image for this host with kata-image"));
+    }
+    if boot.disk.is_some() {
+        let reason = format!(
+            "guest image {} has a root disk, and no backend of this version has block devices",
+            boot.name
+        );
+        let error = context.error(ErrorKind::Unsupported, reason);
+        return Err(error.with_remedy("use an image with an initramfs"));
+    }
+    Ok(boot)
 }
 
 fn check_size(size: &MachineSize, context: &Context) -> Result<()> {

@@ -7,11 +7,16 @@ use std::time::SystemTime;
 use oci_spec::runtime as oci;
 
 use crate::copy;
-use crate::engine::{ContainerRecord, Engine, Keeper, Streams};
+use crate::engine::Streams;
 use crate::error::{ErrorKind, Result};
 use crate::exec::Exec;
 use crate::exit::{Exit, Signal};
-use crate::process::Process;
+use crate::home::operation::{
+    Attach, ContainerUsage, Delete, Find, Processes, Recipient, SendSignal, SetContainerPaused,
+    Start, Update,
+};
+use crate::home::{ContainerFace, ContainerKey, Home};
+use crate::process::{Process, ProcessControl};
 use crate::processes::ProcessInfo;
 use crate::state::ContainerState;
 use crate::stats::ContainerStats;
@@ -19,8 +24,8 @@ use crate::stats::ContainerStats;
 /// A container. Clones are the same container.
 #[derive(Clone, Debug)]
 pub struct Container {
-    keeper: Arc<Keeper>,
-    record: Arc<ContainerRecord>,
+    home: Arc<Home>,
+    face: Arc<ContainerFace>,
 }
 
 /// What there is to say of a container at once.
@@ -40,82 +45,119 @@ pub struct ContainerStatus {
 }
 
 impl ContainerStatus {
-    pub(crate) fn of(record: &ContainerRecord) -> Self {
+    pub(crate) fn of(face: &ContainerFace) -> Self {
         Self {
-            id: record.id().to_owned(),
-            state: record.state(),
-            created: record.created(),
-            pid: record.init().pid(),
-            exit: record.init().exit(),
+            id: face.id().to_owned(),
+            state: face.state(),
+            created: face.created,
+            pid: face.init.pid(),
+            exit: face.init.exit(),
         }
     }
 }
 
 impl Container {
-    pub(crate) fn new(keeper: Arc<Keeper>, record: Arc<ContainerRecord>) -> Self {
-        Self { keeper, record }
+    pub(crate) fn new(home: Arc<Home>, face: Arc<ContainerFace>) -> Self {
+        Self { home, face }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
-        self.keeper.engine()
+    fn key(&self) -> ContainerKey {
+        self.face.key.clone()
     }
 
     /// Its id.
     #[must_use]
     pub fn id(&self) -> &str {
-        self.record.id()
+        self.face.id()
     }
 
     /// Its state now.
     #[must_use]
     pub fn state(&self) -> ContainerState {
-        self.record.state()
+        self.face.state()
     }
 
     /// What there is to say of it at once.
     #[must_use]
     pub fn status(&self) -> ContainerStatus {
-        ContainerStatus::of(&self.record)
+        ContainerStatus::of(&self.face)
     }
 
     /// Starts its program. The process has the streams that
-    /// [`ContainerSpec::stdio`](crate::ContainerSpec::stdio) asked for.
+    /// [`ContainerSpec::stdio`](crate::ContainerSpec::stdio) asked for, unless
+    /// [`Container::attach`] has taken them.
     ///
     /// # Errors
     /// `InvalidState` when it was started before; and what the agent says, such
     /// as that there is no such program.
     pub async fn start(&self) -> Result<Process> {
-        let streams = self.engine().start_container(&self.record).await?;
+        let container = self.key();
+        let streams = self.home.ask(Start { container }).await?;
+        Ok(self.first_process(streams))
+    }
+
+    /// Its first process with its streams, before it is started: once, for a
+    /// program that holds the streams while another one starts it.
+    ///
+    /// ```no_run
+    /// # async fn relay(container: &kata_sandbox::Container) -> kata_sandbox::Result<()> {
+    /// let mut process = container.attach().await?;
+    /// let output = process.take_stdout();
+    /// // Whoever has the sandbox may call `container.start()` from here on.
+    /// println!("{}", process.wait().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidState` when the streams were taken before, or it was started.
+    pub async fn attach(&self) -> Result<Process> {
+        let container = self.key();
+        let streams = self.home.ask(Attach { container }).await?;
         Ok(self.first_process(streams))
     }
 
     /// Its first process, which was started before; without its streams, which
-    /// only [`Container::start`] gives.
+    /// only [`Container::start`] and [`Container::attach`] give.
     ///
     /// # Errors
     /// `InvalidState` when it has not been started.
     pub fn init(&self) -> Result<Process> {
         if self.state() == ContainerState::Created {
-            let context = self
-                .engine()
-                .container_context("find process of", self.id());
+            let context = self.home.container_context("find process of", self.id());
             return Err(context.error(ErrorKind::InvalidState, "it has not been started"));
         }
         Ok(self.first_process(Streams::default()))
     }
 
     fn first_process(&self, streams: Streams) -> Process {
-        let (keeper, record) = (Arc::clone(&self.keeper), Arc::clone(&self.record));
-        let process = Arc::clone(self.record.init());
-        Process::new(keeper, record, process, streams)
+        let (home, face) = (Arc::clone(&self.home), Arc::clone(&self.face));
+        let process = Arc::clone(&self.face.init);
+        Process::new(home, face, process, streams)
+    }
+
+    /// A process that was executed in it before, by the name that
+    /// [`ProcessControl::exec_id`] tells: for a program that comes back to its
+    /// sandbox. Of those that have ended, the last thousand are known.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn process(&self, exec_id: &str) -> Result<ProcessControl> {
+        let find = Find {
+            container: self.key(),
+            exec_id: exec_id.to_owned(),
+        };
+        let (_, process) = self.home.ask(find).await?;
+        let (home, face) = (Arc::clone(&self.home), Arc::clone(&self.face));
+        Ok(ProcessControl::new(home, face, process))
     }
 
     /// Describes a further process in it, which begins with its environment,
     /// directory, user and privileges.
     pub fn exec(&self, program: impl Into<String>) -> Exec {
         Exec::new(
-            Arc::clone(&self.keeper),
-            Arc::clone(&self.record),
+            Arc::clone(&self.home),
+            Arc::clone(&self.face),
             program.into(),
         )
     }
@@ -125,7 +167,7 @@ impl Container {
     /// # Errors
     /// `InvalidConfig` when that is no signal, and what the agent says.
     pub async fn kill(&self, signal: Signal) -> Result<()> {
-        self.record.send_signal(self.engine(), signal, false).await
+        self.send(Recipient::First, signal).await
     }
 
     /// Signals every process in it.
@@ -133,7 +175,17 @@ impl Container {
     /// # Errors
     /// As [`Container::kill`].
     pub async fn kill_all(&self, signal: Signal) -> Result<()> {
-        self.record.send_signal(self.engine(), signal, true).await
+        self.send(Recipient::All, signal).await
+    }
+
+    async fn send(&self, to: Recipient, signal: Signal) -> Result<()> {
+        let container = self.key();
+        let send = SendSignal {
+            container,
+            to,
+            signal,
+        };
+        self.home.ask(send).await
     }
 
     /// Makes its processes stand still. Idempotent.
@@ -141,7 +193,7 @@ impl Container {
     /// # Errors
     /// `InvalidState` when it does not run.
     pub async fn pause(&self) -> Result<()> {
-        self.engine().set_container_paused(&self.record, true).await
+        self.set_paused(true).await
     }
 
     /// Lets them go on. Idempotent.
@@ -149,8 +201,13 @@ impl Container {
     /// # Errors
     /// `InvalidState` when it does not run.
     pub async fn resume(&self) -> Result<()> {
-        self.engine()
-            .set_container_paused(&self.record, false)
+        self.set_paused(false).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<()> {
+        let container = self.key();
+        self.home
+            .ask(SetContainerPaused { container, paused })
             .await
     }
 
@@ -159,9 +216,11 @@ impl Container {
     /// # Errors
     /// What the agent says.
     pub async fn update(&self, resources: &oci::LinuxResources) -> Result<()> {
-        self.engine()
-            .update_container(&self.record, resources)
-            .await
+        let update = Update {
+            container: self.key(),
+            resources: Box::new(resources.clone()),
+        };
+        self.home.ask(update).await
     }
 
     /// What it uses.
@@ -169,7 +228,8 @@ impl Container {
     /// # Errors
     /// When its sandbox does not run.
     pub async fn stats(&self) -> Result<ContainerStats> {
-        self.engine().container_stats(&self.record).await
+        let container = self.key();
+        self.home.ask(ContainerUsage { container }).await
     }
 
     /// The processes it has now, by their id in the guest; at most 16384.
@@ -177,7 +237,8 @@ impl Container {
     /// # Errors
     /// `Unsupported` when the guest's agent is not this project's.
     pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
-        self.engine().container_processes(&self.record).await
+        let container = self.key();
+        self.home.ask(Processes { container }).await
     }
 
     /// Copies a file or directory of the host into a directory of the
@@ -187,7 +248,7 @@ impl Container {
     /// When `host` cannot be read, or `guest` is no directory; `Unsupported`
     /// with a foreign agent.
     pub async fn copy_in(&self, host: impl AsRef<Path>, guest: impl AsRef<Path>) -> Result<u64> {
-        copy::into(self.engine(), self.id(), host.as_ref(), guest.as_ref()).await
+        copy::into(&self.home, self.id(), host.as_ref(), guest.as_ref()).await
     }
 
     /// Copies a file or directory of the container into a directory of the
@@ -199,15 +260,27 @@ impl Container {
     /// `AlreadyExists` when there is something of that name; `NotFound`; and
     /// `Unsupported` with a foreign agent.
     pub async fn copy_out(&self, guest: impl AsRef<Path>, host: impl AsRef<Path>) -> Result<u64> {
-        copy::out_of(self.engine(), self.id(), guest.as_ref(), host.as_ref()).await
+        copy::out_of(&self.home, self.id(), guest.as_ref(), host.as_ref()).await
     }
 
-    /// Waits until its first process has ended.
+    /// Waits until its first process has ended; it need not have been started.
+    /// The status is never lost while its sandbox lives, and is [`Exit::Lost`]
+    /// when that ends first.
     ///
     /// # Errors
-    /// `InvalidState` when it has not been started.
+    /// `InvalidState` when the container was deleted before it was started.
     pub async fn wait(&self) -> Result<Exit> {
-        self.init()?.wait().await
+        let exit = tokio::select! {
+            biased;
+            exit = self.face.exited() => exit,
+            // Whatever ran has been told to be lost before.
+            _ = self.home.face().ended() => self.face.init.exit().or(Some(Exit::Lost)),
+        };
+        exit.ok_or_else(|| {
+            let context = self.home.container_context("wait for container", self.id());
+            let reason = "it was deleted before it was started";
+            context.error(ErrorKind::InvalidState, reason)
+        })
     }
 
     /// Kills what runs in it and takes it away. Answers how its first process
@@ -216,6 +289,9 @@ impl Container {
     /// # Errors
     /// What the agent says; it is still there then.
     pub async fn delete(self) -> Result<Option<Exit>> {
-        self.engine().delete_container(&self.record).await
+        let container = self.key();
+        let exit = self.home.ask(Delete { container }).await?;
+        // Deleted before, by this or by another handle: its face remembers.
+        Ok(exit.or(self.face.init.exit()))
     }
 }

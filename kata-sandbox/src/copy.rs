@@ -11,15 +11,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
 use crate::dial::{self, Channel};
-use crate::engine::Engine;
 use crate::error::{Context, Result};
+use crate::home::Home;
 
 /// Bytes that are read from the guest at once.
 const CHUNK: usize = 64 * 1024;
 
 /// Copies `host` into the directory `guest`.
-pub(crate) async fn into(engine: &Engine, id: &str, host: &Path, guest: &Path) -> Result<u64> {
-    let context = engine.container_context("copy into container", id);
+pub(crate) async fn into(home: &Home, id: &str, host: &Path, guest: &Path) -> Result<u64> {
+    let context = home.container_context("copy into container", id);
     let name = file_name(host, "host", &context)?;
     let directory = absolute(guest, &context)?;
     std::fs::symlink_metadata(host)
@@ -28,7 +28,7 @@ pub(crate) async fn into(engine: &Engine, id: &str, host: &Path, guest: &Path) -
         container: id.to_owned(),
         directory,
     };
-    let mut stream = dial::open(engine, &request, &context).await?;
+    let mut stream = dial::open(home, &request, &context).await?;
     let (sink, mut chunks) = bridge::writer();
     let host = host.to_owned();
     let packing = tokio::task::spawn_blocking(move || pack(&host, &name, sink));
@@ -67,8 +67,8 @@ fn pack(host: &Path, name: &str, sink: bridge::Writer) -> std::io::Result<()> {
 }
 
 /// Copies `guest` into the directory `host`.
-pub(crate) async fn out_of(engine: &Engine, id: &str, guest: &Path, host: &Path) -> Result<u64> {
-    let context = engine.container_context("copy out of container", id);
+pub(crate) async fn out_of(home: &Home, id: &str, guest: &Path, host: &Path) -> Result<u64> {
+    let context = home.container_context("copy out of container", id);
     let name = file_name(guest, "guest", &context)?;
     let path = absolute(guest, &context)?;
     let target = unpack::Target::new(host, &name)
@@ -77,7 +77,7 @@ pub(crate) async fn out_of(engine: &Engine, id: &str, guest: &Path, host: &Path)
         container: id.to_owned(),
         path,
     };
-    let stream = dial::open(engine, &request, &context).await?;
+    let stream = dial::open(home, &request, &context).await?;
     let (chunks, source) = bridge::reader();
     let unpacking = tokio::task::spawn_blocking(move || target.unpack(source));
     let received = relay(stream, &chunks).await;

@@ -1,12 +1,16 @@
 //! Why something could not be done, for the person who must act on it.
 
 mod convert;
+mod fault;
 
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
 pub(crate) use convert::Context;
+pub(crate) use fault::Fault;
 
 /// `Result` of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 /// What sort of failure it is: what a program decides by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// There is no such thing.
@@ -110,9 +114,9 @@ pub struct Error(Box<Detail>);
 #[derive(Debug)]
 struct Detail {
     kind: ErrorKind,
-    operation: &'static str,
+    operation: Cow<'static, str>,
     target: String,
-    phase: Option<&'static str>,
+    phase: Option<Cow<'static, str>>,
     reason: Option<String>,
     remedy: Option<String>,
     console_tail: Option<Vec<u8>>,
@@ -120,10 +124,14 @@ struct Detail {
 }
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, operation: &'static str, target: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        kind: ErrorKind,
+        operation: impl Into<Cow<'static, str>>,
+        target: impl Into<String>,
+    ) -> Self {
         Self(Box::new(Detail {
             kind,
-            operation,
+            operation: operation.into(),
             target: target.into(),
             phase: None,
             reason: None,
@@ -164,8 +172,8 @@ impl Error {
     }
 
     /// Says during what it happened, unless that is known already.
-    pub(crate) fn during(mut self, phase: &'static str) -> Self {
-        self.0.phase.get_or_insert(phase);
+    pub(crate) fn during(mut self, phase: impl Into<Cow<'static, str>>) -> Self {
+        self.0.phase.get_or_insert_with(|| phase.into());
         self
     }
 
@@ -189,8 +197,8 @@ impl Error {
 
     /// What was attempted, such as `start sandbox`.
     #[must_use]
-    pub fn operation(&self) -> &'static str {
-        self.0.operation
+    pub fn operation(&self) -> &str {
+        &self.0.operation
     }
 
     /// What it was attempted on: a sandbox's id, `sandbox/container`, a path.
@@ -201,8 +209,8 @@ impl Error {
 
     /// The phase in which it failed, for operations that have phases.
     #[must_use]
-    pub fn phase(&self) -> Option<&'static str> {
-        self.0.phase
+    pub fn phase(&self) -> Option<&str> {
+        self.0.phase.as_deref()
     }
 
     /// What would help, where that is known.
@@ -230,7 +238,7 @@ impl fmt::Display for Error {
             operation, target, ..
         } = &*self.0;
         write!(f, "cannot {operation} {target}")?;
-        if let Some(phase) = self.0.phase {
+        if let Some(phase) = &self.0.phase {
             write!(f, " ({phase})")?;
         }
         match &self.0.reason {

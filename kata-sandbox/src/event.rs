@@ -1,5 +1,6 @@
 //! What happens in sandboxes, told to whoever listens.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,7 +12,7 @@ use crate::exit::Exit;
 use crate::state::{ContainerState, SandboxState};
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Event {
     /// A sandbox came into another state.
@@ -39,6 +40,13 @@ pub enum Event {
         /// How it ended.
         exit: Exit,
     },
+    /// A container was taken away.
+    ContainerDeleted {
+        /// Id of the sandbox.
+        sandbox: String,
+        /// Id of the container.
+        container: String,
+    },
     /// The kernel killed something because a container ran out of memory.
     Oom {
         /// Id of the sandbox.
@@ -61,8 +69,21 @@ impl Event {
             Self::SandboxState { sandbox, .. }
             | Self::ContainerState { sandbox, .. }
             | Self::ContainerExited { sandbox, .. }
+            | Self::ContainerDeleted { sandbox, .. }
             | Self::Oom { sandbox, .. } => Some(sandbox),
             Self::Lagged { .. } => None,
+        }
+    }
+
+    /// Id of the container it happened to, where it happened to one.
+    #[must_use]
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::ContainerState { container, .. }
+            | Self::ContainerExited { container, .. }
+            | Self::ContainerDeleted { container, .. }
+            | Self::Oom { container, .. } => Some(container),
+            Self::SandboxState { .. } | Self::Lagged { .. } => None,
         }
     }
 }
@@ -89,6 +110,16 @@ struct Letters {
     waker: Option<Waker>,
 }
 
+impl Letters {
+    fn take(&mut self) -> Option<Event> {
+        if self.missed > 0 {
+            let missed = std::mem::take(&mut self.missed);
+            return Some(Event::Lagged { missed });
+        }
+        self.queue.pop_front()
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -103,6 +134,16 @@ impl EventHub {
             }
             None => false,
         });
+    }
+
+    /// Tells those who listen to the sandbox that so many of its events were
+    /// lost on their way here.
+    pub(crate) fn missed(&self, sandbox: &str, missed: u64) {
+        for mailbox in lock(&self.0).iter().filter_map(Weak::upgrade) {
+            if mailbox.sandbox.as_deref().is_none_or(|it| it == sandbox) {
+                mailbox.miss(missed);
+            }
+        }
     }
 
     /// Listens to every event from now on, or to one sandbox's.
@@ -120,6 +161,16 @@ impl EventHub {
 }
 
 impl Mailbox {
+    fn miss(&self, missed: u64) {
+        let mut letters = lock(&self.letters);
+        letters.missed += missed;
+        let waker = letters.waker.take();
+        drop(letters);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     fn put(&self, event: &Event) {
         if self
             .sandbox
@@ -162,6 +213,11 @@ impl Events {
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
+
+    /// The next event, if there is one already.
+    pub(crate) fn take(&mut self) -> Option<Event> {
+        lock(&self.mailbox.letters).take()
+    }
 }
 
 impl Stream for Events {
@@ -169,11 +225,7 @@ impl Stream for Events {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut letters = lock(&self.mailbox.letters);
-        if letters.missed > 0 {
-            let missed = std::mem::take(&mut letters.missed);
-            return Poll::Ready(Some(Event::Lagged { missed }));
-        }
-        match letters.queue.pop_front() {
+        match letters.take() {
             Some(event) => Poll::Ready(Some(event)),
             None if letters.ended => Poll::Ready(None),
             None => {
@@ -221,6 +273,17 @@ mod tests {
         }
         assert_eq!(events.next().await, Some(Event::Lagged { missed: 3 }));
         assert_eq!(events.next().await, Some(running("3")));
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_on_the_way_is_told_to_those_who_listen_to_that_sandbox() {
+        let hub = EventHub::default();
+        let (mut all, mut one) = (hub.listen(None), hub.listen(Some("a")));
+        let mut other = hub.listen(Some("b"));
+        hub.missed("a", 5);
+        assert_eq!(all.next().await, Some(Event::Lagged { missed: 5 }));
+        assert_eq!(one.next().await, Some(Event::Lagged { missed: 5 }));
+        assert_eq!(other.take(), None);
     }
 
     #[tokio::test]

@@ -7,9 +7,10 @@ use std::time::Duration;
 use oci_spec::runtime as oci;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use crate::engine::{ContainerRecord, Keeper};
 use crate::error::{ErrorKind, Result};
 use crate::exit::{Exit, Signal};
+use crate::home::operation::Execute;
+use crate::home::{ContainerFace, Executed, Home};
 use crate::process::{Process, ProcessControl};
 use crate::spec::{self, GuestUser};
 use crate::stdio::StdioMode;
@@ -34,8 +35,8 @@ const OUTPUT_LIMIT: usize = 1 << 20;
 #[derive(Clone, Debug)]
 #[must_use = "a process begins with `spawn` or `output`"]
 pub struct Exec {
-    keeper: Arc<Keeper>,
-    record: Arc<ContainerRecord>,
+    home: Arc<Home>,
+    container: Arc<ContainerFace>,
     process: oci::Process,
     user: Option<GuestUser>,
     stdio: StdioMode,
@@ -58,12 +59,12 @@ pub struct Output {
 }
 
 impl Exec {
-    pub(crate) fn new(keeper: Arc<Keeper>, record: Arc<ContainerRecord>, program: String) -> Self {
-        let mut process = record.process().clone();
+    pub(crate) fn new(home: Arc<Home>, container: Arc<ContainerFace>, program: String) -> Self {
+        let mut process = container.process.clone();
         process.set_args(Some(vec![program]));
         Self {
-            keeper,
-            record,
+            home,
+            container,
             process,
             user: None,
             stdio: StdioMode::Null,
@@ -147,16 +148,21 @@ impl Exec {
     /// `InvalidState` when the container does not run, and what the agent says,
     /// such as that there is no such program.
     pub async fn spawn(self) -> Result<Process> {
-        let Self {
-            keeper,
-            record,
-            process,
-            user,
-            stdio,
-            ..
-        } = self;
-        let (process, streams) = keeper.engine().exec(&record, process, user, stdio).await?;
-        Ok(Process::new(keeper, record, process, streams))
+        if self.home.is_detached() {
+            let id = self.container.id();
+            let context = self.home.container_context("execute in container", id);
+            spec::check_log(&self.stdio, &context)?;
+        }
+        let execute = Execute {
+            container: self.container.key.clone(),
+            process: Box::new(self.process),
+            user: self.user,
+            stdio: self.stdio,
+        };
+        let Executed {
+            process, streams, ..
+        } = self.home.ask(execute).await?;
+        Ok(Process::new(self.home, self.container, process, streams))
     }
 
     /// Runs it to its end, with nothing to read, and collects what it writes.
@@ -169,9 +175,8 @@ impl Exec {
         self.stdio = StdioMode::Piped;
         let (limit, timeout) = (self.output_limit, self.timeout);
         let context = self
-            .keeper
-            .engine()
-            .container_context("execute in container", self.record.id());
+            .home
+            .container_context("execute in container", self.container.id());
         let process = self.spawn().await?;
         let control = process.control();
         let unheard = Unheard(control.clone());

@@ -1,9 +1,10 @@
 //! How processes and sandboxes end, and what makes them.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How a process ended. Never an error: a workload may fail as it likes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Exit {
     /// It exited by itself, with this status.
@@ -48,7 +49,7 @@ impl fmt::Display for Exit {
 }
 
 /// A signal, by its number in the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Signal(pub i32);
 
 impl Signal {
@@ -79,7 +80,7 @@ impl Signal {
 }
 
 /// How a sandbox ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SandboxExit {
     /// It was stopped, or its last handle was dropped.
@@ -103,6 +104,11 @@ pub enum SandboxExit {
         /// The last bytes of the guest's console.
         console_tail: Vec<u8>,
     },
+    /// Its supervisor died, and the machine with it.
+    SupervisorLost {
+        /// What ended the connection.
+        reason: String,
+    },
 }
 
 impl fmt::Display for SandboxExit {
@@ -114,6 +120,7 @@ impl fmt::Display for SandboxExit {
             Self::MonitorCrashed { reason } => {
                 write!(f, "the virtual machine monitor died: {reason}")
             }
+            Self::SupervisorLost { reason } => write!(f, "its supervisor is gone: {reason}"),
             Self::AgentLost { reason, .. } => write!(f, "the agent is gone: {reason}"),
         }
     }

@@ -1,15 +1,16 @@
 //! The guest image: what a sandbox boots.
 
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kata_protocol::manifest::{FILE, Manifest, ManifestError};
 
 /// Where the guest comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum GuestImage {
     /// A directory with a manifest, verified before use.
     Directory(PathBuf),
@@ -67,8 +68,8 @@ impl GuestImage {
 }
 
 /// By which a file that was not touched is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fingerprint {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fingerprint {
     device: u64,
     inode: u64,
     size: u64,
@@ -88,11 +89,15 @@ impl Fingerprint {
     }
 }
 
+/// By which the files of an image that were not touched are known.
+pub(crate) type Fingerprints = Vec<Fingerprint>;
+
 /// Images that were verified, and have not been touched since.
 #[derive(Debug, Default)]
 pub(crate) struct VerifiedImages {
-    /// Locked while an image is read: who starts beside it waits and profits.
-    known: tokio::sync::Mutex<HashMap<PathBuf, Vec<Fingerprint>>>,
+    /// Held while an image is read: who starts beside it waits and profits.
+    verifying: tokio::sync::Mutex<()>,
+    known: Mutex<HashMap<PathBuf, Fingerprints>>,
 }
 
 impl VerifiedImages {
@@ -101,8 +106,8 @@ impl VerifiedImages {
         let Some((directory, manifest)) = boot.manifest.clone() else {
             return Ok(());
         };
-        let mut known = self.known.lock().await;
-        let before = known.get(&directory).cloned();
+        let _verifying = self.verifying.lock().await;
+        let before = self.lock().get(&directory).cloned();
         let path = directory.clone();
         let found = tokio::task::spawn_blocking(move || {
             let now = fingerprints(&path, &manifest)?;
@@ -112,8 +117,26 @@ impl VerifiedImages {
             Ok::<_, ManifestError>(now)
         })
         .await??;
-        known.insert(directory, found);
+        self.lock().insert(directory, found);
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Fingerprints>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By which the image is known, if it was verified.
+    pub(crate) fn known(&self, boot: &Boot) -> Option<Fingerprints> {
+        let (directory, _) = boot.manifest.as_ref()?;
+        self.lock().get(directory).cloned()
+    }
+
+    /// Takes another process's word for having verified the image. If it was
+    /// touched since, it is read all the same.
+    pub(crate) fn learn(&self, boot: &Boot, verified: Fingerprints) {
+        if let Some((directory, _)) = &boot.manifest {
+            self.lock().insert(directory.clone(), verified);
+        }
     }
 }
 

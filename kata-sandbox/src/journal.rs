@@ -73,6 +73,17 @@ pub(crate) enum Claim {
     Stale(Left, Record),
 }
 
+/// Who has a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occupant {
+    /// There is none.
+    Nobody,
+    /// A process that is gone.
+    Dead,
+    /// A process that runs: that one, where it is known.
+    Process(Option<u32>),
+}
+
 /// The directory in which sandboxes have theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StateDir(PathBuf);
@@ -86,9 +97,46 @@ impl StateDir {
         &self.0
     }
 
+    /// The sandbox's own directory.
+    pub(crate) fn directory(&self, id: &str) -> PathBuf {
+        self.0.join(id::directory_name(id))
+    }
+
     /// Where the sandbox's machine has its sockets.
     pub(crate) fn run_dir(&self, id: &str) -> PathBuf {
-        self.0.join(id::directory_name(id)).join(VM)
+        self.directory(id).join(VM)
+    }
+
+    /// Who has the sandbox of that id.
+    pub(crate) fn occupant(&self, id: &str) -> Occupant {
+        let path = self.directory(id);
+        // Only what this code made has a lock, and it is made under that of
+        // the state directory: who waits for it sees all or nothing.
+        let Ok(_sweeping) = self.lock() else {
+            return Occupant::Nobody;
+        };
+        if !path.join(LOCK).is_file() {
+            return Occupant::Nobody;
+        }
+        match lock_stale(&path, record::read(&path).as_ref()) {
+            Err(JournalError::InUse { owner, .. }) => Occupant::Process(owner),
+            _ => Occupant::Dead,
+        }
+    }
+
+    /// The ids of all sandboxes that have a directory.
+    pub(crate) fn ids(&self) -> Result<Vec<String>> {
+        if !self.0.is_dir() {
+            return Ok(Vec::new());
+        }
+        let entries = std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))?;
+        let mut ids = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(JournalError::io("list", &self.0))?.path();
+            ids.extend(record::read(&path).map(|record| record.id));
+        }
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// Whether sockets in that directory have paths short enough.

@@ -40,10 +40,10 @@
 //!
 //! A sandbox lives as long as one of its handles ([`Sandbox`], [`Container`],
 //! [`Process`], [`ProcessControl`]); with the last one its machine is killed
-//! and everything of it on the host removed.
+//! and everything of it on the host removed. One that is started with
+//! [`OnDrop::Detach`] goes on instead, see [`supervisor`].
 //!
 //! Logs go to the `log` facade with the fields `sandbox_id` and `container_id`.
-#![forbid(unsafe_code)]
 
 mod backends;
 mod builder;
@@ -55,6 +55,7 @@ mod error;
 mod event;
 mod exec;
 mod exit;
+mod home;
 mod id;
 mod image;
 mod journal;
@@ -70,6 +71,7 @@ mod spec;
 mod state;
 mod stats;
 mod stdio;
+pub mod supervisor;
 mod timeline;
 
 pub use builder::{OnDrop, SandboxBuilder};
@@ -91,6 +93,7 @@ pub use stats::{
     Stall, Transfers,
 };
 pub use stdio::{PtySize, Reader, Stdin, StdioMode};
+pub use supervisor::Supervisor;
 pub use timeline::{Timeline, TimelinePhase};
 
 /// Virtual machines: the traits, the backends, and what they are configured by.

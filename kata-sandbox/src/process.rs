@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::{ContainerRecord, Keeper, ProcessRecord, Streams};
+use crate::engine::Streams;
 use crate::error::Result;
 use crate::exit::{Exit, Signal};
+use crate::home::operation::{Recipient, ResizeTerminal, SendSignal};
+use crate::home::{ContainerFace, Home, ProcessFace};
 use crate::stdio::{PtySize, Reader, Stdin};
 
 /// A process in a container, with its streams. Dropping it closes the streams
@@ -19,24 +21,20 @@ pub struct Process {
 /// process.
 #[derive(Clone, Debug)]
 pub struct ProcessControl {
-    keeper: Arc<Keeper>,
-    container: Arc<ContainerRecord>,
-    process: Arc<ProcessRecord>,
+    home: Arc<Home>,
+    container: Arc<ContainerFace>,
+    process: Arc<ProcessFace>,
 }
 
 impl Process {
     pub(crate) fn new(
-        keeper: Arc<Keeper>,
-        container: Arc<ContainerRecord>,
-        process: Arc<ProcessRecord>,
+        home: Arc<Home>,
+        container: Arc<ContainerFace>,
+        process: Arc<ProcessFace>,
         streams: Streams,
     ) -> Self {
         Self {
-            control: ProcessControl {
-                keeper,
-                container,
-                process,
-            },
+            control: ProcessControl::new(home, container, process),
             streams,
         }
     }
@@ -106,6 +104,25 @@ impl fmt::Debug for Process {
 }
 
 impl ProcessControl {
+    pub(crate) fn new(
+        home: Arc<Home>,
+        container: Arc<ContainerFace>,
+        process: Arc<ProcessFace>,
+    ) -> Self {
+        Self {
+            home,
+            container,
+            process,
+        }
+    }
+
+    /// The name under which [`Container::process`](crate::Container::process)
+    /// finds it again; empty for a container's first process.
+    #[must_use]
+    pub fn exec_id(&self) -> &str {
+        self.process.exec_id()
+    }
+
     /// Its id in the guest; a foreign agent does not say.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -123,18 +140,25 @@ impl ProcessControl {
     /// # Errors
     /// `InvalidConfig` when that is no signal, and what the agent says.
     pub async fn kill(&self, signal: Signal) -> Result<()> {
-        let engine = self.keeper.engine();
-        match self.process.exec_id() {
-            "" => self.container.send_signal(engine, signal, false).await,
-            exec_id => self.container.signal_process(engine, exec_id, signal).await,
+        self.home.ask(self.signal(signal)).await
+    }
+
+    fn signal(&self, signal: Signal) -> SendSignal {
+        let to = match self.process.exec_id() {
+            "" => Recipient::First,
+            exec_id => Recipient::Executed(exec_id.to_owned()),
+        };
+        SendSignal {
+            container: self.container.key.clone(),
+            to,
+            signal,
         }
     }
 
     /// Kills it some time soon, if it has not ended.
     pub(crate) fn kill_unless_ended(&self) {
         if self.exit().is_none() {
-            let (container, process) = (Arc::clone(&self.container), Arc::clone(&self.process));
-            self.keeper.engine().kill_soon(container, process);
+            self.home.ask_soon(self.signal(Signal::KILL));
         }
     }
 
@@ -143,10 +167,13 @@ impl ProcessControl {
     /// # Errors
     /// `InvalidState` when it has no terminal.
     pub async fn resize(&self, size: PtySize) -> Result<()> {
-        self.keeper
-            .engine()
-            .resize_terminal(&self.container, &self.process, size)
-            .await
+        let resize = ResizeTerminal {
+            container: self.container.key.clone(),
+            exec_id: self.process.exec_id().to_owned(),
+            terminal: self.process.terminal,
+            size,
+        };
+        self.home.ask(resize).await
     }
 
     /// Waits until it has ended; see [`Process::wait`].

@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use kata_hypervisor::MemorySize;
 use kata_protocol::agent::ProcessEntry;
+use serde::{Deserialize, Serialize};
 
 /// A process of a container, as the guest's kernel describes it: what ps(1)
 /// shows. Process ids are the guest's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProcessInfo {
     /// Its id in the guest, as in [`ContainerStatus::pid`](crate::ContainerStatus).

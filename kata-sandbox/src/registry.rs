@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::engine::Keeper;
+use crate::home::Home;
 
 /// The sandboxes that there are, or are about to be.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Registry(Arc<Mutex<BTreeMap<String, Weak<Keeper>>>>);
+pub(crate) struct Registry(Arc<Mutex<BTreeMap<String, Weak<Home>>>>);
 
 /// An id that is taken until this is dropped.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Reservation {
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Keeper>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Home>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -35,19 +35,19 @@ impl Registry {
     }
 
     /// Notes the sandbox of a reserved id.
-    pub(crate) fn enter(&self, id: &str, keeper: &Arc<Keeper>) {
+    pub(crate) fn enter(&self, id: &str, home: &Arc<Home>) {
         if let Some(entry) = self.lock().get_mut(id) {
-            *entry = Arc::downgrade(keeper);
+            *entry = Arc::downgrade(home);
         }
     }
 
     /// The sandbox of that id, if it has been started.
-    pub(crate) fn get(&self, id: &str) -> Option<Arc<Keeper>> {
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Home>> {
         self.lock().get(id)?.upgrade()
     }
 
     /// All that have been started, by id.
-    pub(crate) fn all(&self) -> Vec<Arc<Keeper>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Home>> {
         self.lock().values().filter_map(Weak::upgrade).collect()
     }
 }

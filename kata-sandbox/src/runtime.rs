@@ -11,11 +11,13 @@ use crate::builder::SandboxBuilder;
 use crate::engine::journal_error;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::{EventHub, Events};
+use crate::home::Home;
 use crate::image::{GuestImage, VerifiedImages};
 use crate::journal::StateDir;
 use crate::recover::{self, Recovered};
 use crate::registry::Registry;
 use crate::sandbox::{Sandbox, SandboxStatus};
+use crate::supervisor::{self, Supervisor};
 
 /// Where sandboxes have their state when nothing else is said.
 const STATE_DIR: &str = "/run/kata-sandbox";
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) events: EventHub,
     pub(crate) registry: Registry,
+    /// How to start the processes of sandboxes that outlive this one.
+    pub(crate) supervisor: Option<Supervisor>,
     /// Sandboxes of dead processes that were removed when this was built.
     swept: std::sync::Mutex<Vec<String>>,
 }
@@ -64,6 +68,7 @@ pub struct RuntimeBuilder {
     state_dir: PathBuf,
     image: GuestImage,
     network: Arc<dyn Network>,
+    supervisor: Option<Supervisor>,
 }
 
 impl Runtime {
@@ -75,6 +80,7 @@ impl Runtime {
             state_dir: STATE_DIR.into(),
             image: GuestImage::Directory(GUEST_IMAGE.into()),
             network: Arc::new(kata_network::None),
+            supervisor: None,
         }
     }
 
@@ -89,29 +95,52 @@ impl Runtime {
         SandboxBuilder::new(Arc::clone(&self.shared), id.into())
     }
 
-    /// A sandbox of this runtime that has been started.
+    /// A sandbox that this runtime has started, or is attached to.
     ///
     /// # Errors
     /// `NotFound` when there is none of that id.
     pub fn get(&self, id: &str) -> Result<Sandbox> {
-        let keeper = self.shared.registry.get(id).ok_or_else(|| {
+        let home = self.shared.registry.get(id).ok_or_else(|| {
             let context = Context::new("find sandbox", crate::id::shown(id));
             context.error(
                 ErrorKind::NotFound,
                 "this runtime has no sandbox of that id",
             )
         })?;
-        Ok(Sandbox::new(keeper))
+        Ok(Sandbox::new(home))
     }
 
-    /// The sandboxes of this runtime that have been started and not deleted.
-    #[must_use]
-    pub fn list(&self) -> Vec<SandboxStatus> {
-        let sandboxes = self.shared.registry.all();
-        sandboxes
-            .into_iter()
-            .map(|keeper| Sandbox::new(keeper).status())
-            .collect()
+    /// The sandboxes of this runtime that have been started and not deleted,
+    /// and all in its state directory that have a supervisor, whoever started
+    /// them. One whose supervisor was killed is [`SandboxState::Lost`], until
+    /// [`Runtime::recover`] has removed what is left of it. Asks no guest.
+    ///
+    /// [`SandboxState::Lost`]: crate::SandboxState::Lost
+    ///
+    /// # Errors
+    /// When the state directory cannot be read, or a supervisor speaks another
+    /// version of the protocol.
+    pub async fn list(&self) -> Result<Vec<SandboxStatus>> {
+        recover::list(&self.shared).await
+    }
+
+    /// Attaches to a sandbox that was started with
+    /// [`OnDrop::Detach`](crate::OnDrop::Detach), by this program or another
+    /// one. Any number may be attached at once.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such sandbox in the state directory,
+    /// `GuestLost` when its supervisor is gone, `InvalidState` when it lives in
+    /// another program itself, `Unsupported` when its supervisor speaks another
+    /// version of the protocol, `Denied` when it is another user's.
+    pub async fn attach(&self, id: &str) -> Result<Sandbox> {
+        if let Some(home) = self.shared.registry.get(id) {
+            return Ok(Sandbox::new(home));
+        }
+        let client = supervisor::attach(&self.shared, id).await?;
+        let home = Home::there(client);
+        self.shared.registry.enter(id, &home);
+        Ok(Sandbox::new(home))
     }
 
     /// Events of all sandboxes, from now on.
@@ -132,12 +161,7 @@ impl Runtime {
 
     /// What was removed when the runtime was built; told once.
     pub(crate) fn take_swept(&self) -> Vec<String> {
-        let mut swept = self
-            .shared
-            .swept
-            .lock()
-            .unwrap_or_else(|error| error.into_inner());
-        std::mem::take(&mut swept)
+        std::mem::take(&mut lock(&self.shared.swept))
     }
 }
 
@@ -192,6 +216,19 @@ impl RuntimeBuilder {
         self
     }
 
+    /// How to start the processes of sandboxes that outlive this program; see
+    /// [`crate::supervisor`]. Without, none can be started.
+    #[must_use]
+    pub fn supervisor(mut self, supervisor: Supervisor) -> Self {
+        self.supervisor = Some(supervisor);
+        self
+    }
+
+    pub(crate) fn image(mut self, image: GuestImage) -> Self {
+        self.image = image;
+        self
+    }
+
     /// Makes the runtime, and removes what dead processes have left in its
     /// state directory.
     ///
@@ -200,40 +237,49 @@ impl RuntimeBuilder {
     /// hypervisor; and when the state directory cannot be read.
     pub fn build(self) -> Result<Runtime> {
         let context = Context::new("build runtime", self.state_dir.display().to_string());
+        let shared = self.shared(&context)?;
+        let swept = shared.state.sweep();
+        let swept = swept.map_err(|error| journal_error(&context, error))?;
+        *lock(&shared.swept) = swept;
+        Ok(Runtime { shared })
+    }
+
+    /// Makes what a runtime's sandboxes share, and touches nothing on the host.
+    pub(crate) fn shared(self, context: &Context) -> Result<Arc<Shared>> {
         let backends = self.backends.or_default();
-        backends.check(None, &context)?;
-        let image = match &self.image {
+        backends.check(None, context)?;
+        let mut paths = match &self.image {
             GuestImage::Directory(directory) => vec![("the guest image", directory)],
             GuestImage::Files { kernel, initramfs } => {
                 vec![("the kernel", kernel), ("the initramfs", initramfs)]
             }
         };
-        for (what, path) in image
-            .into_iter()
-            .chain([("the state directory", &self.state_dir)])
-        {
+        paths.push(("the state directory", &self.state_dir));
+        if let Some(supervisor) = &self.supervisor {
+            paths.push(("the supervisor", supervisor.path()));
+        }
+        for (what, path) in paths {
             if !path.is_absolute() {
                 let reason = format!("{what} is {}, which is not absolute", path.display());
                 return Err(context.invalid(reason));
             }
         }
-        let state = StateDir::new(self.state_dir);
-        let swept = state
-            .sweep()
-            .map_err(|error| journal_error(&context, error))?;
-        Ok(Runtime {
-            shared: Arc::new(Shared {
-                backends,
-                state,
-                image: self.image,
-                images: VerifiedImages::default(),
-                network: self.network,
-                events: EventHub::default(),
-                registry: Registry::default(),
-                swept: swept.into(),
-            }),
-        })
+        Ok(Arc::new(Shared {
+            backends,
+            state: StateDir::new(self.state_dir),
+            image: self.image,
+            images: VerifiedImages::default(),
+            network: self.network,
+            events: EventHub::default(),
+            registry: Registry::default(),
+            supervisor: self.supervisor,
+            swept: std::sync::Mutex::default(),
+        }))
     }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|error| error.into_inner())
 }
 
 #[cfg(test)]
@@ -259,11 +305,13 @@ mod tests {
         assert!(error.to_string().contains("the initramfs is i"), "{error}");
     }
 
-    #[test]
-    fn a_new_runtime_has_no_sandboxes() {
+    #[tokio::test]
+    async fn a_new_runtime_has_no_sandboxes() {
         let state = tempfile::tempdir().unwrap();
         let runtime = Runtime::builder().state_dir(state.path()).build().unwrap();
-        assert!(runtime.list().is_empty());
+        assert!(runtime.list().await.unwrap().is_empty());
         assert_eq!(runtime.get("x").unwrap_err().kind(), ErrorKind::NotFound);
+        let error = runtime.attach("x").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 }

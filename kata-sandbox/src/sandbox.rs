@@ -8,11 +8,12 @@ use kata_hypervisor::{Features, GuestStream, MemorySize};
 
 use crate::container::{Container, ContainerStatus};
 use crate::dial;
-use crate::engine::{Engine, Keeper};
 use crate::error::{ErrorKind, Result};
 use crate::event::Events;
 use crate::exit::SandboxExit;
-use crate::spec::ContainerSpec;
+use crate::home::operation::{Console, Create, DeleteSandbox, Resize, SetPaused, Stop, Usage};
+use crate::home::{Home, SandboxFace};
+use crate::spec::{self, ContainerSpec};
 use crate::state::SandboxState;
 use crate::stats::SandboxStats;
 use crate::timeline::Timeline;
@@ -20,7 +21,7 @@ use crate::timeline::Timeline;
 /// A virtual machine that runs containers. Clones are the same sandbox.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
-    keeper: Arc<Keeper>,
+    home: Arc<Home>,
 }
 
 /// What there is to say of a sandbox at once.
@@ -38,66 +39,68 @@ pub struct SandboxStatus {
 }
 
 impl Sandbox {
-    pub(crate) fn new(keeper: Arc<Keeper>) -> Self {
-        Self { keeper }
+    pub(crate) fn new(home: Arc<Home>) -> Self {
+        Self { home }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
-        self.keeper.engine()
+    fn face(&self) -> &SandboxFace {
+        self.home.face()
     }
 
     /// Its id.
     #[must_use]
     pub fn id(&self) -> &str {
-        self.engine().id()
+        self.home.id()
     }
 
     /// Its state now.
     #[must_use]
     pub fn state(&self) -> SandboxState {
-        self.engine().state()
+        self.face().state()
     }
 
     /// What its machine can do beyond running.
     #[must_use]
     pub fn features(&self) -> Features {
-        self.engine().vm().features()
+        self.face().features
     }
 
     /// What it was labelled with.
     #[must_use]
     pub fn labels(&self) -> &BTreeMap<String, String> {
-        self.engine().labels()
+        &self.face().labels
     }
 
     /// What there is to say of it at once.
     #[must_use]
     pub fn status(&self) -> SandboxStatus {
-        let engine = self.engine();
+        let face = self.face();
         SandboxStatus {
-            id: engine.id().to_owned(),
-            state: engine.state(),
-            created: engine.created(),
-            labels: engine.labels().clone(),
+            id: face.id.clone(),
+            state: face.state(),
+            created: face.created,
+            labels: face.labels.clone(),
         }
     }
 
     /// How long it has run.
     #[must_use]
     pub fn uptime(&self) -> Duration {
-        self.engine().uptime()
+        self.face().booted.elapsed()
     }
 
     /// Where the time of its boot went.
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
-        self.engine().timeline()
+        &self.face().timeline
     }
 
     /// The last bytes that the guest wrote to its console, at most 64 KiB.
-    #[must_use]
-    pub fn console_tail(&self) -> Vec<u8> {
-        self.engine().vm().console_tail()
+    ///
+    /// # Errors
+    /// `GuestLost` when its supervisor is gone, and the console with it.
+    pub async fn console_tail(&self) -> Result<Vec<u8>> {
+        self.home.ask(Console {}).await
     }
 
     /// Makes a container, up to the point where its program could start.
@@ -107,8 +110,16 @@ impl Sandbox {
     /// for what the guest cannot have, and what the agent says. Nothing of the
     /// container is left then, nor when the future is dropped.
     pub async fn container(&self, id: &str, spec: ContainerSpec) -> Result<Container> {
-        let record = self.engine().create_container(id, spec).await?;
-        Ok(Container::new(Arc::clone(&self.keeper), record))
+        if self.home.is_detached() {
+            let context = self.home.container_context("create container", id);
+            spec::check_paths(&spec, &context)?;
+        }
+        let create = Create {
+            id: id.to_owned(),
+            spec: Box::new(spec),
+        };
+        let face = self.home.ask(create).await?;
+        Ok(Container::new(Arc::clone(&self.home), face))
     }
 
     /// A container that was made before.
@@ -116,24 +127,16 @@ impl Sandbox {
     /// # Errors
     /// `NotFound`.
     pub fn get(&self, id: &str) -> Result<Container> {
-        let record = self.engine().containers().get(id).ok_or_else(|| {
-            let context = self.engine().container_context("find container", id);
-            context.error(
-                ErrorKind::NotFound,
-                "the sandbox has no container of that id",
-            )
-        })?;
-        Ok(Container::new(Arc::clone(&self.keeper), record))
+        let face = self.home.container(id);
+        let face = face.ok_or_else(|| self.home.no_container(id))?;
+        Ok(Container::new(Arc::clone(&self.home), face))
     }
 
     /// Its containers, by id.
     #[must_use]
     pub fn containers(&self) -> Vec<ContainerStatus> {
-        let records = self.engine().containers().all();
-        records
-            .iter()
-            .map(|record| ContainerStatus::of(record))
-            .collect()
+        let faces = self.home.containers();
+        faces.iter().map(|face| ContainerStatus::of(face)).collect()
     }
 
     /// Stops all its processors. Idempotent.
@@ -141,7 +144,7 @@ impl Sandbox {
     /// # Errors
     /// `Unsupported` where the hypervisor cannot; see [`Sandbox::features`].
     pub async fn pause(&self) -> Result<()> {
-        self.engine().set_paused(true).await
+        self.home.ask(SetPaused { paused: true }).await
     }
 
     /// Lets its processors run again. Idempotent.
@@ -149,7 +152,7 @@ impl Sandbox {
     /// # Errors
     /// `Unsupported` where the hypervisor cannot.
     pub async fn resume(&self) -> Result<()> {
-        self.engine().set_paused(false).await
+        self.home.ask(SetPaused { paused: false }).await
     }
 
     /// Brings it to that many processors and that much memory, as near as the
@@ -158,7 +161,7 @@ impl Sandbox {
     /// # Errors
     /// `Unsupported` where the hypervisor cannot.
     pub async fn resize(&self, vcpus: u32, memory: MemorySize) -> Result<(u32, MemorySize)> {
-        self.engine().resize(vcpus, memory).await
+        self.home.ask(Resize { vcpus, memory }).await
     }
 
     /// Connects to a vsock port in the guest.
@@ -166,7 +169,7 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` when nothing listens there.
     pub async fn dial_vsock(&self, port: u32) -> Result<GuestStream> {
-        dial::vsock(self.engine(), port).await
+        dial::vsock(&self.home, port).await
     }
 
     /// Connects to a TCP port on the sandbox's loopback.
@@ -174,7 +177,7 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` when nothing listens there.
     pub async fn dial_tcp(&self, port: u16) -> Result<GuestStream> {
-        dial::tcp(self.engine(), port).await
+        dial::tcp(&self.home, port).await
     }
 
     /// What it uses: its machine, its guest, its containers.
@@ -182,18 +185,18 @@ impl Sandbox {
     /// # Errors
     /// When it does not run.
     pub async fn stats(&self) -> Result<SandboxStats> {
-        self.engine().stats().await
+        self.home.ask(Usage {}).await
     }
 
     /// Its events, from now on, until it has ended.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.engine().events().listen(Some(self.id()))
+        self.face().events.listen(Some(self.id()))
     }
 
     /// Waits until it has ended, however it does, and says how.
     pub async fn wait(&self) -> SandboxExit {
-        self.engine().ended().await
+        self.face().ended().await
     }
 
     /// Ends it: asks the containers to end (`SIGTERM`), kills after `grace`
@@ -204,7 +207,7 @@ impl Sandbox {
     /// # Errors
     /// What failed, all of it. The sandbox has ended all the same.
     pub async fn stop(&self, grace: Duration) -> Result<()> {
-        self.engine().stop(grace).await
+        self.home.ask(Stop { grace }).await
     }
 
     /// Ends it without grace, if it has not ended, and frees its id.
@@ -212,8 +215,25 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::stop`]. The id is free all the same.
     pub async fn delete(self) -> Result<()> {
-        let stopped = self.engine().stop(Duration::ZERO).await;
-        self.engine().free_id().await;
-        stopped
+        let deleted = self.home.ask(DeleteSandbox {}).await;
+        self.home.free_id();
+        deleted
+    }
+
+    /// Lets go of a sandbox that was started with
+    /// [`OnDrop::Detach`](crate::OnDrop::Detach), and answers its id, by which
+    /// [`Runtime::attach`](crate::Runtime::attach) finds it again. The same as
+    /// dropping every handle, but for what it says of a sandbox that would end.
+    ///
+    /// # Errors
+    /// `InvalidState` when its engine is in this process, and would end with it.
+    pub fn detach(self) -> Result<String> {
+        if self.home.is_detached() {
+            return Ok(self.id().to_owned());
+        }
+        let context = self.home.context("detach from sandbox");
+        let reason = "it lives in this process";
+        let error = context.error(ErrorKind::InvalidState, reason);
+        Err(error.with_remedy("start it with OnDrop::Detach"))
     }
 }

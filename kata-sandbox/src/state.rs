@@ -8,10 +8,11 @@
 //!   any of them but Stopped ───────died───────────▶ Lost
 //! ```
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The state of a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SandboxState {
     /// Its machine is being made and booted.
@@ -75,7 +76,7 @@ impl fmt::Display for SandboxState {
 }
 
 /// The state of a container, as the OCI runtime specification names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ContainerState {
     /// Its environment is being made.

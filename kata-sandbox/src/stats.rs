@@ -2,6 +2,7 @@
 
 mod counters;
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use kata_protocol::agent::{HugetlbStats, MemoryData, NetworkStats, StatsContaine
 pub use counters::{BlockStats, MemoryUse, Pressure, Stall, Transfers};
 
 /// What a sandbox uses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SandboxStats {
     /// What its machine costs the host.
@@ -24,7 +25,7 @@ pub struct SandboxStats {
 }
 
 /// The guest's memory as its own kernel sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct GuestMemory {
     /// All that its kernel manages.
@@ -50,7 +51,7 @@ impl GuestMemory {
 }
 
 /// What a container uses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ContainerStats {
     /// When this was taken.
@@ -101,7 +102,7 @@ pub struct ContainerStats {
 }
 
 /// What went through an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InterfaceStats {
     /// Its name in the guest.

@@ -1,15 +1,21 @@
 //! Standard streams of processes in the guest.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use kata_hypervisor::GuestStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::UnixStream;
+
+use crate::engine::Engine;
 
 /// What becomes of a process's standard streams.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StdioMode {
     /// They are `/dev/null`.
@@ -29,7 +35,7 @@ pub enum StdioMode {
 }
 
 /// The size of a terminal, in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PtySize {
     /// Lines.
     pub rows: u16,
@@ -39,10 +45,17 @@ pub struct PtySize {
 
 /// The input of a process. Shutting it down, or dropping it, closes the
 /// process's standard input.
-pub struct Stdin(Box<dyn AsyncWrite + Send + Sync + Unpin>);
+pub struct Stdin(Exclusive<Stream>);
 
 /// An output of a process: its standard output, or standard error.
-pub struct Reader(Box<dyn AsyncRead + Send + Sync + Unpin>);
+pub struct Reader(Exclusive<Stream>);
+
+/// What carries a standard stream.
+enum Stream {
+    Guest(GuestStream),
+    Input(Box<dyn AsyncWrite + Send + Unpin>),
+    Output(Box<dyn AsyncRead + Send + Unpin>),
+}
 
 /// A stream that only its owner can reach, so that it may be shared.
 ///
@@ -58,45 +71,117 @@ impl<T: Unpin> Exclusive<T> {
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
         )
     }
-}
 
-impl<T: AsyncRead + Unpin> AsyncRead for Exclusive<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.get_mut().pin().poll_read(cx, buf)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Exclusive<T> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().pin().poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().pin().poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().pin().poll_shutdown(cx)
+    fn into_inner(self) -> T {
+        self.0
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Stdin {
     pub(crate) fn new(stream: impl AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(Exclusive(stream.into())))
+        Self(Exclusive(Stream::Input(Box::new(stream)).into()))
+    }
+
+    /// A stream of the guest's own.
+    pub(crate) fn of_guest(stream: GuestStream) -> Self {
+        Self(Exclusive(Stream::Guest(stream).into()))
+    }
+
+    /// The descriptor by which another process may use it.
+    pub(crate) fn into_fd(self, engine: &Engine) -> io::Result<OwnedFd> {
+        match self.0.into_inner() {
+            Stream::Guest(stream) => hand_on(stream, engine),
+            mut other => relay(engine, |mut far| async move {
+                drop(tokio::io::copy(&mut far, &mut other).await);
+                drop(other.shutdown().await);
+            }),
+        }
     }
 }
 
 impl Reader {
     pub(crate) fn new(stream: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Self(Box::new(Exclusive(stream.into())))
+        Self(Exclusive(Stream::Output(Box::new(stream)).into()))
+    }
+
+    /// A stream of the guest's own.
+    pub(crate) fn of_guest(stream: GuestStream) -> Self {
+        Self(Exclusive(Stream::Guest(stream).into()))
+    }
+
+    /// The descriptor by which another process may use it.
+    pub(crate) fn into_fd(self, engine: &Engine) -> io::Result<OwnedFd> {
+        match self.0.into_inner() {
+            Stream::Guest(stream) => hand_on(stream, engine),
+            mut other => relay(engine, |mut far| async move {
+                drop(tokio::io::copy(&mut other, &mut far).await);
+            }),
+        }
+    }
+}
+
+/// The descriptor of a guest's stream: its own, or one that is relayed to it.
+pub(crate) fn hand_on(stream: GuestStream, engine: &Engine) -> io::Result<OwnedFd> {
+    stream.into_fd().or_else(|mut stream| {
+        relay(engine, |mut far| async move {
+            drop(tokio::io::copy_bidirectional(&mut stream, &mut far).await);
+        })
+    })
+}
+
+/// One end of a socket pair; what `serve` makes of the other runs beside it.
+fn relay<F: Future<Output = ()> + Send + 'static>(
+    engine: &Engine,
+    serve: impl FnOnce(UnixStream) -> F,
+) -> io::Result<OwnedFd> {
+    let (near, far) = UnixStream::pair()?;
+    engine.spawn(serve(far));
+    Ok(near.into_std()?.into())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Guest(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Output(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Input(_) => Poll::Ready(Ok(())), // has no bytes
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Guest(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Input(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Output(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Guest(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Input(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Output(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Guest(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Input(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Output(_) => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -106,15 +191,15 @@ impl AsyncWrite for Stdin {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        self.0.pin().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        self.0.pin().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        self.0.pin().poll_shutdown(cx)
     }
 }
 
@@ -124,7 +209,7 @@ impl AsyncRead for Reader {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        self.0.pin().poll_read(cx, buf)
     }
 }
 

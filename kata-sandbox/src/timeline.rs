@@ -1,5 +1,7 @@
 //! Where the time of a boot went.
 
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,18 +15,18 @@ use std::time::{Duration, Instant};
 /// create machine       1.3 ms   61.0 ms | ####
 /// guest boot          64.0 ms  911.4 ms |     ###############################
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     phases: Vec<TimelinePhase>,
     total: Duration,
 }
 
 /// One phase of a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TimelinePhase {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// When it began, counted from the start.
     pub offset: Duration,
     /// How long it took.
@@ -147,12 +149,12 @@ impl Recorder {
             .phases
             .iter()
             .map(|(name, at, took)| TimelinePhase {
-                name,
+                name: Cow::Borrowed(*name),
                 offset: at.saturating_duration_since(began),
                 took: took.unwrap_or_else(|| at.elapsed()),
             });
         let machine = machine.iter().map(|phase| TimelinePhase {
-            name: phase.name,
+            name: Cow::Borrowed(phase.name),
             offset: phase.began.saturating_duration_since(began),
             took: phase.took,
         });
@@ -193,7 +195,7 @@ mod tests {
             took: Duration::from_millis(5),
         };
         let timeline = recorder.finish(&[spawn]);
-        let names: Vec<_> = timeline.phases().iter().map(|phase| phase.name).collect();
+        let names: Vec<_> = timeline.phases().iter().map(|phase| &*phase.name).collect();
         assert_eq!(names, ["spawn", "outer", "inner"]);
         assert!(timeline.total() >= timeline.phases()[1].took);
     }
@@ -204,12 +206,12 @@ mod tests {
         let timeline = Timeline {
             phases: vec![
                 TimelinePhase {
-                    name: "journal",
+                    name: "journal".into(),
                     offset: ms(0),
                     took: ms(1),
                 },
                 TimelinePhase {
-                    name: "guest boot",
+                    name: "guest boot".into(),
                     offset: ms(50),
                     took: ms(50),
                 },

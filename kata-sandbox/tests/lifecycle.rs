@@ -27,7 +27,7 @@ async fn a_sandbox_boots_runs_and_leaves_nothing() {
     assert_eq!(events.next().await, sandbox_state(SandboxState::Running));
     let again = runtime.sandbox("life").start().await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
-    assert_eq!(runtime.list().len(), 1);
+    assert_eq!(runtime.list().await.unwrap().len(), 1);
     assert_eq!(runtime.get("life").unwrap().id(), "life");
     let stats = sandbox.stats().await.unwrap();
     assert!(stats.guest.unwrap().total.as_mib() > 32, "{stats:?}");
@@ -41,7 +41,7 @@ async fn a_sandbox_boots_runs_and_leaves_nothing() {
     let late = sandbox.stats().await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::InvalidState);
     sandbox.delete().await.unwrap();
-    assert!(runtime.list().is_empty());
+    assert!(runtime.list().await.unwrap().is_empty());
     drop((runtime, events));
     before.assert_same_soon(&host.state_dir());
 }

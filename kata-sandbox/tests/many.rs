@@ -31,7 +31,7 @@ async fn twenty_sandboxes_start_at_once_and_leave_nothing() {
     for stopped in stopping.join_all().await {
         stopped.unwrap();
     }
-    assert!(runtime.list().is_empty());
+    assert!(runtime.list().await.unwrap().is_empty());
     drop(runtime);
     before.assert_same_soon(&host.state_dir());
 }

@@ -9,6 +9,7 @@ use kata_devices::fs::{FsConfig, SharedTree};
 use kata_devices::vsock::VsockConfig;
 use kata_hypervisor::{Devices, DiskConfig, KernelCommandLine, MachineSize, VmConfig};
 use kata_network::Network;
+use serde::{Deserialize, Serialize};
 
 use crate::builder::OnDrop;
 use crate::image::Boot;
@@ -21,11 +22,13 @@ const GUEST_CID: u64 = 3;
 const VSOCK: &str = "vsock";
 
 /// What a sandbox is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Blueprint {
     pub(crate) id: String,
     pub(crate) hypervisor: Option<String>,
     pub(crate) size: MachineSize,
+    /// Told apart from the rest where it goes to another process.
+    #[serde(skip, default = "no_network")]
     pub(crate) network: Arc<dyn Network>,
     pub(crate) hostname: Option<String>,
     pub(crate) name_servers: Vec<String>,
@@ -41,6 +44,10 @@ pub(crate) struct Blueprint {
     pub(crate) disks: Vec<DiskConfig>,
     /// How many more may come.
     pub(crate) spare_disks: u32,
+}
+
+fn no_network() -> Arc<dyn Network> {
+    Arc::new(kata_network::None)
 }
 
 impl Blueprint {

@@ -21,6 +21,7 @@ use super::connect::{self, Announcement};
 use super::site::{Site, open_journal};
 use super::{Engine, Parts};
 use super::{guest_setup, nics};
+use crate::builder::OnDrop;
 use crate::error::{Context, ErrorKind, Result};
 use crate::image::{Boot, VerifyError};
 use crate::runtime::Shared;
@@ -43,7 +44,8 @@ pub(crate) async fn boot(
             "this runtime has a sandbox of that id",
         )
     })?;
-    let mut site = Site::new(&blueprint.id, reservation);
+    let stays = blueprint.on_drop == OnDrop::Detach;
+    let mut site = Site::new(&blueprint.id, reservation, stays);
     let deadline = blueprint.boot_timeout;
     let attempt = Attempt {
         shared,

@@ -39,7 +39,7 @@ impl Engine {
 
     /// The error of what a sandbox can no longer do.
     pub(crate) fn gone(&self, context: &Context) -> Error {
-        let exit = self.exit.borrow().clone();
+        let exit = self.face.exit();
         let reason = exit.map_or_else(|| "the sandbox is gone".to_owned(), |exit| exit.to_string());
         context
             .error(ErrorKind::GuestLost, reason)

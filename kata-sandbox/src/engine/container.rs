@@ -1,5 +1,6 @@
 //! A container, as the engine knows it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -15,17 +16,17 @@ use super::streams::Streams;
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::exit::Signal;
+use crate::home::{ContainerFace, ContainerKey};
 use crate::state::{ContainerState, ContainerStep};
+
+/// How many processes executed in a container are known at once, those that
+/// have ended among them.
+const MOST_EXECUTED: usize = 1024;
 
 /// A container that there is in the guest.
 #[derive(Debug)]
 pub(crate) struct ContainerRecord {
-    id: String,
-    created: SystemTime,
-    /// What processes executed in it begin with.
-    process: oci::Process,
-    state: watch::Sender<ContainerState>,
-    init: Arc<ProcessRecord>,
+    face: Arc<ContainerFace>,
     /// The first process's streams, until it is started.
     streams: Mutex<Option<Streams>>,
     /// What it has of the host, until it is deleted.
@@ -34,6 +35,7 @@ pub(crate) struct ContainerRecord {
     /// Whether nobody will read what its processes wrote.
     given_up: watch::Sender<bool>,
     next_exec: AtomicU64,
+    executed: Mutex<VecDeque<Arc<ProcessRecord>>>,
     /// One change of state at a time; other containers go on meanwhile.
     changing: tokio::sync::Mutex<()>,
 }
@@ -41,46 +43,39 @@ pub(crate) struct ContainerRecord {
 impl ContainerRecord {
     /// One that is being made.
     pub(super) fn new(
-        id: String,
+        key: ContainerKey,
         process: oci::Process,
         terminal: bool,
         streams: Streams,
         shares: Vec<Share>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            init: Arc::new(ProcessRecord::new(String::new(), terminal)),
-            id,
-            created: SystemTime::now(),
-            process,
-            state: watch::Sender::new(ContainerState::Creating),
+            face: ContainerFace::new(key, SystemTime::now(), process, terminal),
             streams: Mutex::new(Some(streams)),
             shares: Mutex::new(shares),
             oom: AtomicBool::new(false),
             given_up: watch::Sender::new(false),
             next_exec: AtomicU64::new(0),
+            executed: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         })
     }
 
-    pub(crate) fn id(&self) -> &str {
-        &self.id
+    /// What handles show of it.
+    pub(crate) fn face(&self) -> &Arc<ContainerFace> {
+        &self.face
     }
 
-    pub(crate) fn created(&self) -> SystemTime {
-        self.created
+    pub(crate) fn id(&self) -> &str {
+        self.face.id()
     }
 
     pub(crate) fn state(&self) -> ContainerState {
-        *self.state.borrow()
+        self.face.state()
     }
 
     pub(crate) fn init(&self) -> &Arc<ProcessRecord> {
-        &self.init
-    }
-
-    /// What processes executed in it begin with.
-    pub(crate) fn process(&self) -> &oci::Process {
-        &self.process
+        &self.face.init
     }
 
     /// Whether its first process has been started and has not ended.
@@ -125,6 +120,33 @@ impl ContainerRecord {
         format!("exec-{number}")
     }
 
+    /// The first process's streams, for somebody who need not start it; once.
+    pub(super) fn attach(&self) -> Option<Streams> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.as_mut()?.take()
+    }
+
+    /// Notes a process executed in it. The oldest that have ended are
+    /// forgotten where there are very many.
+    pub(super) fn note_executed(&self, process: &Arc<ProcessRecord>) {
+        let mut executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        if executed.len() >= MOST_EXECUTED
+            && let Some(oldest) = executed.iter().position(|it| it.exit().is_some())
+        {
+            executed.remove(oldest);
+        }
+        executed.push_back(Arc::clone(process));
+    }
+
+    /// A process executed in it, that runs or has ended.
+    pub(crate) fn executed(&self, exec_id: &str) -> Option<Arc<ProcessRecord>> {
+        let executed = self.executed.lock().unwrap_or_else(PoisonError::into_inner);
+        executed
+            .iter()
+            .find(|process| process.exec_id() == exec_id)
+            .cloned()
+    }
+
     pub(super) fn take_streams(&self) -> Option<Streams> {
         self.streams
             .lock()
@@ -136,6 +158,7 @@ impl ContainerRecord {
     pub(super) fn step(&self, engine: &Engine, step: ContainerStep) -> bool {
         let mut allowed = false;
         let changed = self
+            .face
             .state
             .send_if_modified(|state| match state.after(step) {
                 Some(next) => {
@@ -146,8 +169,8 @@ impl ContainerRecord {
             });
         if changed {
             engine.events.send(&Event::ContainerState {
-                sandbox: engine.id.clone(),
-                container: self.id.clone(),
+                sandbox: engine.id().to_owned(),
+                container: self.id().to_owned(),
                 state: self.state(),
             });
         }
@@ -167,7 +190,7 @@ impl ContainerRecord {
         all: bool,
     ) -> Result<()> {
         // An empty name means all; the first process has the container's.
-        let exec_id = if all { "" } else { &*self.id };
+        let exec_id = if all { "" } else { self.id() };
         self.signal_process(engine, exec_id, signal).await
     }
 
@@ -178,12 +201,12 @@ impl ContainerRecord {
         exec_id: &str,
         signal: Signal,
     ) -> Result<()> {
-        let context = engine.container_context("signal", &self.id);
+        let context = engine.container_context("signal", self.id());
         let Some(number) = signal.number() else {
             return Err(context.invalid(format!("{} is no signal", signal.0)));
         };
         let request = SignalProcessRequest {
-            container_id: self.id.clone(),
+            container_id: self.id().to_owned(),
             exec_id: exec_id.to_owned(),
             signal: number,
         };

@@ -4,18 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ContainerRecord;
+use crate::home::ContainerKey;
 
-type Entries = BTreeMap<String, Option<Arc<ContainerRecord>>>;
-
-/// The containers that there are; `None` stands for one that is being made.
+/// The containers that there are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Containers(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// By id; `None` stands for one that is being made.
+    by_id: BTreeMap<String, Option<Arc<ContainerRecord>>>,
+    /// How many there have been.
+    numbered: u64,
+}
 
 /// An id that is taken until its container is entered, or this is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     containers: Containers,
-    id: Option<String>,
+    key: Option<ContainerKey>,
 }
 
 impl Containers {
@@ -26,50 +33,67 @@ impl Containers {
     /// Takes an id; `None` when it is taken.
     pub(super) fn reserve(&self, id: &str) -> Option<Slot> {
         let mut entries = self.lock();
-        if entries.contains_key(id) {
+        if entries.by_id.contains_key(id) {
             return None;
         }
-        entries.insert(id.to_owned(), None);
+        entries.by_id.insert(id.to_owned(), None);
+        entries.numbered += 1;
+        let key = ContainerKey {
+            id: id.to_owned(),
+            number: entries.numbered,
+        };
         Some(Slot {
             containers: self.clone(),
-            id: Some(id.to_owned()),
+            key: Some(key),
         })
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<ContainerRecord>> {
-        self.lock().get(id)?.clone()
+        self.lock().by_id.get(id)?.clone()
+    }
+
+    /// That very container, unless it was deleted.
+    pub(crate) fn find(&self, key: &ContainerKey) -> Option<Arc<ContainerRecord>> {
+        self.get(&key.id).filter(|record| record.face().key == *key)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<ContainerRecord>> {
-        self.lock().values().flatten().cloned().collect()
+        self.lock().by_id.values().flatten().cloned().collect()
     }
 
-    /// Forgets that very container.
-    pub(super) fn remove(&self, record: &Arc<ContainerRecord>) {
+    /// Forgets that very container; answers whether it was there.
+    pub(super) fn remove(&self, record: &Arc<ContainerRecord>) -> bool {
         let mut entries = self.lock();
-        let is_it = entries.get(record.id()).is_some_and(|entry| {
+        let is_it = entries.by_id.get(record.id()).is_some_and(|entry| {
             entry
                 .as_ref()
                 .is_some_and(|entry| Arc::ptr_eq(entry, record))
         });
         if is_it {
-            entries.remove(record.id());
+            entries.by_id.remove(record.id());
         }
+        is_it
     }
 }
 
 impl Slot {
     pub(super) fn enter(mut self, record: &Arc<ContainerRecord>) {
-        if let Some(id) = self.id.take() {
-            self.containers.lock().insert(id, Some(Arc::clone(record)));
+        if let Some(key) = self.key.take() {
+            let entry = Some(Arc::clone(record));
+            self.containers.lock().by_id.insert(key.id, entry);
         }
+    }
+
+    /// What the container is to be known by.
+    pub(super) fn key(&self) -> ContainerKey {
+        self.key.clone().expect("a slot is entered once, by value")
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.containers.lock().remove(&id);
+        if let Some(key) = self.key.take() {
+            self.containers.lock().by_id.remove(&key.id);
         }
     }
 }

@@ -98,7 +98,7 @@ async fn create(
         return Err(error);
     }
     let terminal = streams::terminal(&mode).is_some();
-    let record = ContainerRecord::new(id, process, terminal, streams, shares);
+    let record = ContainerRecord::new(slot.key(), process, terminal, streams, shares);
     slot.enter(&record);
     record.step(engine, ContainerStep::Created);
     Ok(record)

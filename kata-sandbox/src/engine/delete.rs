@@ -6,6 +6,7 @@ use kata_protocol::agent::RemoveContainerRequest;
 
 use super::{ContainerRecord, Engine};
 use crate::error::{ErrorKind, Result};
+use crate::event::Event;
 use crate::exit::{Exit, Signal};
 use crate::state::{ContainerState, ContainerStep};
 
@@ -43,7 +44,12 @@ fn is_current(engine: &Engine, record: &Arc<ContainerRecord>) -> bool {
 /// The guest no longer has it: nor need the host.
 fn forget(engine: &Engine, record: &Arc<ContainerRecord>) {
     record.release_shares();
-    engine.containers.remove(record);
+    if engine.containers.remove(record) {
+        engine.events.send(&Event::ContainerDeleted {
+            sandbox: engine.id.clone(),
+            container: record.id().to_owned(),
+        });
+    }
 }
 
 async fn remove(

@@ -2,8 +2,9 @@
 //! containers and their exit statuses.
 //!
 //! The engine knows no handles: those of [`crate::Sandbox`], [`crate::Container`]
-//! and [`crate::Process`] share a [`Keeper`], and the last of them ends the
-//! engine. So the same engine can also live in a process of its own.
+//! and [`crate::Process`] share a [`Home`](crate::home::Home), and the last of
+//! them ends an engine in this process. The same engine can also live in a
+//! supervisor, a process of its own.
 
 mod agent;
 mod blueprint;
@@ -30,16 +31,16 @@ mod streams;
 mod tasks;
 mod translate;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use kata_devices::fs::SharedTree;
 use kata_hypervisor::Vm;
-use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::sync::{Mutex, OnceCell};
 
-use crate::event::{Event, EventHub};
+use crate::event::EventHub;
 use crate::exit::SandboxExit;
+use crate::home::{Facts, SandboxFace};
 use crate::state::{SandboxState, SandboxStep};
 use crate::timeline::Timeline;
 
@@ -47,7 +48,6 @@ pub(crate) use agent::Agent;
 pub(crate) use blueprint::Blueprint;
 pub(crate) use boot::boot;
 pub(crate) use container::ContainerRecord;
-pub(crate) use process::ProcessRecord;
 pub(crate) use site::journal_error;
 pub(crate) use streams::Streams;
 
@@ -73,13 +73,9 @@ pub(crate) struct Parts {
 #[derive(Debug)]
 pub(crate) struct Engine {
     id: String,
-    labels: BTreeMap<String, String>,
-    created: SystemTime,
-    booted: Instant,
-    timeline: Timeline,
-    state: watch::Sender<SandboxState>,
-    exit: watch::Sender<Option<SandboxExit>>,
+    face: Arc<SandboxFace>,
     events: EventHub,
+    call_timeout: Duration,
     tasks: Tasks,
     agent: Agent,
     containers: Containers,
@@ -104,15 +100,19 @@ impl Engine {
             timeline,
             events,
         } = parts;
-        let engine = Arc::new(Self {
-            id: blueprint.id,
+        let facts = Facts {
+            id: blueprint.id.clone(),
             labels: blueprint.labels,
             created: SystemTime::now(),
-            booted: Instant::now(),
+            uptime: Duration::ZERO,
             timeline,
-            state: watch::Sender::new(SandboxState::Starting),
-            exit: watch::Sender::new(None),
+            features: vm.features(),
+        };
+        let engine = Arc::new(Self {
+            id: blueprint.id,
+            face: SandboxFace::new(facts, SandboxState::Starting, events.clone()),
             events,
+            call_timeout: blueprint.call_timeout,
             tasks: Tasks::default(),
             agent,
             containers: Containers::default(),
@@ -133,32 +133,18 @@ impl Engine {
         &self.id
     }
 
-    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
-        &self.labels
+    /// What handles show of it.
+    pub(crate) fn face(&self) -> &Arc<SandboxFace> {
+        &self.face
     }
 
-    pub(crate) fn created(&self) -> SystemTime {
-        self.created
-    }
-
-    pub(crate) fn uptime(&self) -> Duration {
-        self.booted.elapsed()
-    }
-
-    pub(crate) fn timeline(&self) -> &Timeline {
-        &self.timeline
-    }
-
-    pub(crate) fn events(&self) -> &EventHub {
-        &self.events
+    /// How long the agent may take to answer a call.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.call_timeout
     }
 
     pub(crate) fn vm(&self) -> &dyn Vm {
         &*self.vm
-    }
-
-    pub(crate) fn agent(&self) -> &Agent {
-        &self.agent
     }
 
     pub(crate) fn containers(&self) -> &Containers {
@@ -166,78 +152,36 @@ impl Engine {
     }
 
     pub(crate) fn state(&self) -> SandboxState {
-        *self.state.borrow()
+        self.face.state()
     }
 
-    /// Takes a step; answers whether it made sense. Listeners hear of it when
-    /// it changed something.
+    /// Takes a step; answers whether it made sense.
     pub(crate) fn step(&self, step: SandboxStep) -> bool {
-        let mut allowed = false;
-        let changed = self
-            .state
-            .send_if_modified(|state| match state.after(step) {
-                Some(next) => {
-                    allowed = true;
-                    std::mem::replace(state, next) != next
-                }
-                None => false,
-            });
-        if changed {
-            let state = self.state();
-            self.events.send(&Event::SandboxState {
-                sandbox: self.id.clone(),
-                state,
-            });
-        }
-        allowed
+        self.face.step(step)
     }
 
     /// Waits until the sandbox has ended, and nothing of it is left.
     pub(crate) async fn ended(&self) -> SandboxExit {
-        let mut state = self.state.subscribe();
-        // The sender is in `self`: it cannot be gone.
-        drop(state.wait_for(|state| state.has_ended()).await);
-        self.exit.borrow().clone().unwrap_or(SandboxExit::Stopped)
+        self.face.ended().await
     }
 
     /// Notes how the sandbox ended; the first word counts.
     fn note_exit(&self, exit: SandboxExit) {
-        self.exit.send_if_modified(|noted| {
-            let first = noted.is_none();
-            noted.get_or_insert(exit);
-            first
-        });
+        self.face.note_exit(exit);
+    }
+
+    /// Does something soon, unless the sandbox is given up.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
     }
 
     /// Gives up: no task goes on, and the machine is killed as they end.
-    fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.tasks.abort_all();
         if !self.state().has_ended() {
             self.note_exit(SandboxExit::Stopped);
             self.step(SandboxStep::Stop);
             self.step(SandboxStep::Ended);
         }
-    }
-}
-
-/// Keeps a sandbox alive: every handle has a share in it.
-#[derive(Debug)]
-pub(crate) struct Keeper {
-    engine: Arc<Engine>,
-}
-
-impl Keeper {
-    pub(crate) fn new(engine: Arc<Engine>) -> Arc<Self> {
-        Arc::new(Self { engine })
-    }
-
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.engine.abandon();
     }
 }

@@ -1,72 +1,11 @@
 //! A process in the guest, and how it ended.
 
-use std::sync::OnceLock;
-
 use kata_protocol::agent::{WaitProcessRequest, WaitProcessResponse};
 use kata_protocol::ttrpc::CallError;
-use tokio::sync::watch;
 
 use super::{ContainerRecord, Engine};
 use crate::exit::Exit;
-
-/// A process: a container's first, or one executed in it.
-#[derive(Debug)]
-pub(crate) struct ProcessRecord {
-    /// Empty for a container's first process.
-    exec_id: String,
-    pid: OnceLock<u32>,
-    exit: watch::Sender<Option<Exit>>,
-    pub(crate) terminal: bool,
-}
-
-impl ProcessRecord {
-    pub(super) fn new(exec_id: String, terminal: bool) -> Self {
-        Self {
-            exec_id,
-            pid: OnceLock::new(),
-            exit: watch::Sender::new(None),
-            terminal,
-        }
-    }
-
-    pub(crate) fn exec_id(&self) -> &str {
-        &self.exec_id
-    }
-
-    /// Its id in the guest; a foreign agent does not say.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.pid.get().copied()
-    }
-
-    pub(super) fn note_pid(&self, pid: u32) {
-        if pid != 0 {
-            self.pid.get_or_init(|| pid);
-        }
-    }
-
-    /// How it ended, if it has.
-    pub(crate) fn exit(&self) -> Option<Exit> {
-        *self.exit.borrow()
-    }
-
-    /// Waits until it has ended.
-    pub(crate) async fn exited(&self) -> Exit {
-        let mut exit = self.exit.subscribe();
-        match exit.wait_for(Option::is_some).await {
-            Ok(exit) => exit.unwrap_or(Exit::Lost),
-            Err(_) => Exit::Lost,
-        }
-    }
-
-    /// Notes how it ended; the first word counts. Answers whether this was it.
-    pub(super) fn note_exit(&self, exit: Exit) -> bool {
-        self.exit.send_if_modified(|noted| {
-            let first = noted.is_none();
-            noted.get_or_insert(exit);
-            first
-        })
-    }
-}
+pub(crate) use crate::home::ProcessFace as ProcessRecord;
 
 /// Waits in the guest for the process to end: the one call that may, since the
 /// agent tells once and forgets.
@@ -77,7 +16,7 @@ pub(super) async fn collect(
 ) -> Exit {
     let request = WaitProcessRequest {
         container_id: container.id().to_owned(),
-        exec_id: process.exec_id.clone(),
+        exec_id: process.exec_id().to_owned(),
     };
     let waiting = engine.agent.calls().wait_process(&request, None);
     let answer = tokio::select! {
@@ -132,26 +71,5 @@ mod tests {
         assert_eq!(exit_of(&answer(137, 0, false), false), Exit::Code(137));
         assert_eq!(exit_of(&answer(1, 0, false), true), Exit::Code(1));
         assert_eq!(exit_of(&answer(0, u32::MAX, false), false), Exit::Lost);
-    }
-
-    #[tokio::test]
-    async fn an_exit_is_told_to_all_who_ask_before_and_after() {
-        let process = ProcessRecord::new(String::new(), false);
-        let (early, ()) = tokio::join!(process.exited(), async {
-            assert!(process.note_exit(Exit::Code(1)));
-            assert!(!process.note_exit(Exit::Lost));
-        });
-        assert_eq!(early, Exit::Code(1));
-        assert_eq!(process.exited().await, Exit::Code(1));
-    }
-
-    #[test]
-    fn a_process_id_is_said_once() {
-        let process = ProcessRecord::new("e".into(), true);
-        process.note_pid(0);
-        assert_eq!(process.pid(), None);
-        process.note_pid(7);
-        process.note_pid(8);
-        assert_eq!(process.pid(), Some(7));
     }
 }

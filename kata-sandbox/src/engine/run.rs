@@ -58,6 +58,19 @@ impl Engine {
         self.complete(&context, work, |_, _| async {}).await
     }
 
+    /// Takes the streams of a container's first process before its start.
+    pub(crate) async fn attach_container(&self, record: &ContainerRecord) -> Result<Streams> {
+        let context = self.container_context("attach to container", record.id());
+        let _changing = record.change().await;
+        if record.state() != ContainerState::Created {
+            return record.refuse(&context);
+        }
+        record.attach().ok_or_else(|| {
+            let reason = "its streams were taken before";
+            context.error(ErrorKind::InvalidState, reason)
+        })
+    }
+
     /// Executes a further process in a container.
     pub(crate) async fn exec(
         self: &Arc<Self>,
@@ -98,6 +111,7 @@ impl Engine {
             let terminal = streams::terminal(&mode).is_some();
             let process = Arc::new(ProcessRecord::new(exec_id, terminal));
             process.note_pid(started.pid);
+            record.note_executed(&process);
             streams.start_relays(&engine);
             engine.tasks.spawn(watch_exec(
                 Arc::clone(&engine),
@@ -117,29 +131,6 @@ impl Engine {
         };
         let (_, process, streams) = self.complete(&context, work, undo).await?;
         Ok((process, streams))
-    }
-}
-
-impl Engine {
-    /// Kills an executed process that nobody has any more.
-    pub(crate) fn kill_soon(
-        self: &Arc<Self>,
-        record: Arc<ContainerRecord>,
-        process: Arc<ProcessRecord>,
-    ) {
-        let engine = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let exec_id = process.exec_id();
-            let killed = record.signal_process(&engine, exec_id, Signal::KILL).await;
-            if let Err(error) = killed
-                && process.exit().is_none()
-            {
-                log::debug!(
-                    sandbox_id = engine.id(), container_id = record.id(), error:%;
-                    "cannot kill a process that nobody has"
-                );
-            }
-        });
     }
 }
 

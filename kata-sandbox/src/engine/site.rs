@@ -18,6 +18,9 @@ pub(crate) struct Site {
     id: String,
     reservation: Option<Reservation>,
     dir: Option<SandboxDir>,
+    /// Whether the directory stays until the id is free, for those who ask
+    /// after a sandbox that has ended.
+    stays: bool,
     network: Option<NetworkSetup>,
     vm: Option<Arc<dyn Vm>>,
     /// To tear the network down when nobody is left to wait for it.
@@ -29,11 +32,12 @@ pub(crate) struct Site {
 struct NetworkSetup(Arc<dyn Network>);
 
 impl Site {
-    pub(crate) fn new(id: &str, reservation: Reservation) -> Self {
+    pub(crate) fn new(id: &str, reservation: Reservation, stays: bool) -> Self {
         Self {
             id: id.to_owned(),
             reservation: Some(reservation),
             dir: None,
+            stays,
             network: None,
             vm: None,
             runtime: Handle::current(),
@@ -80,17 +84,22 @@ impl Site {
                 }
             }
         }
-        if let Some(dir) = self.dir.take()
-            && let Err(error) = dir.remove()
-        {
+        let removed = match &self.dir {
+            Some(dir) if self.stays => dir.remove_run_dir(),
+            _ => self.dir.take().map_or(Ok(()), SandboxDir::remove),
+        };
+        if let Err(error) = removed {
             failures.push(journal_error(&context, error));
         }
         (exit, failures)
     }
 
-    /// Lets others have the id.
-    pub(crate) fn free_id(&mut self) {
+    /// Removes what stayed, and lets others have the id.
+    pub(crate) fn free_id(&mut self) -> Result<()> {
+        let removed = self.dir.take().map_or(Ok(()), SandboxDir::remove);
         self.reservation = None;
+        let context = Context::new("clean up sandbox", &*self.id);
+        removed.map_err(|error| journal_error(&context, error))
     }
 }
 

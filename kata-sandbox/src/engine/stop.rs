@@ -52,9 +52,9 @@ impl Engine {
         }
     }
 
-    /// Lets others have the id.
-    pub(crate) async fn free_id(&self) {
-        self.site.lock().await.free_id();
+    /// Lets others have the id of a sandbox that has ended.
+    pub(crate) async fn free_id(&self) -> Result<()> {
+        self.site.lock().await.free_id()
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Streams {
     /// What has to run beside the process.
     relays: Vec<Relay>,
     ends: Ends,
+    /// Whether the three were taken, by who may start the process or not.
+    taken: bool,
 }
 
 /// The ends of relays, each said by a sender that is dropped.
@@ -50,6 +52,16 @@ impl std::fmt::Debug for Streams {
 }
 
 impl Streams {
+    /// Streams that another process relays.
+    pub(crate) fn of(stdin: Option<Stdin>, stdout: Option<Reader>, stderr: Option<Reader>) -> Self {
+        Self {
+            stdin,
+            stdout,
+            stderr,
+            ..Self::default()
+        }
+    }
+
     /// Runs what has to run beside the process, which has been started.
     pub(super) fn start_relays(&mut self, engine: &Engine) {
         for relay in self.relays.drain(..) {
@@ -60,6 +72,19 @@ impl Streams {
     /// What tells that its relays have ended, once.
     pub(super) fn take_ends(&mut self) -> Ends {
         std::mem::take(&mut self.ends)
+    }
+
+    /// Takes the three, once, and leaves what has to run beside the process.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        if std::mem::replace(&mut self.taken, true) {
+            return None;
+        }
+        Some(Self {
+            stdin: self.stdin.take(),
+            stdout: self.stdout.take(),
+            stderr: self.stderr.take(),
+            ..Self::default()
+        })
     }
 
     fn relay(&mut self, relay: impl Future<Output = ()> + Send + 'static) {
@@ -143,21 +168,21 @@ async fn dial(engine: &Engine, mode: &StdioMode, context: &Context) -> Result<St
         StdioMode::Piped => {
             let (stdin, stdout, stderr) = tokio::try_join!(one(), one(), one())?;
             streams.ports = [stdin.host_port(), stdout.host_port(), stderr.host_port()];
-            streams.stdin = Some(Stdin::new(stdin));
-            streams.stdout = Some(Reader::new(stdout));
-            streams.stderr = Some(Reader::new(stderr));
+            streams.stdin = Some(Stdin::of_guest(stdin));
+            streams.stdout = Some(Reader::of_guest(stdout));
+            streams.stderr = Some(Reader::of_guest(stderr));
         }
         StdioMode::Pty(_) => {
             let (stdin, stdout) = tokio::try_join!(one(), one())?;
             streams.ports = [stdin.host_port(), stdout.host_port(), 0];
-            streams.stdin = Some(Stdin::new(stdin));
-            streams.stdout = Some(Reader::new(stdout));
+            streams.stdin = Some(Stdin::of_guest(stdin));
+            streams.stdout = Some(Reader::of_guest(stdout));
         }
         StdioMode::Log(_) => {
             let (stdout, stderr): (GuestStream, GuestStream) = tokio::try_join!(one(), one())?;
             streams.ports = [0, stdout.host_port(), stderr.host_port()];
-            streams.stdout = Some(Reader::new(stdout));
-            streams.stderr = Some(Reader::new(stderr));
+            streams.stdout = Some(Reader::of_guest(stdout));
+            streams.stderr = Some(Reader::of_guest(stderr));
         }
     }
     Ok(streams)

@@ -63,6 +63,17 @@ impl SandboxDir {
             .map_err(JournalError::io("write the record in", &self.path))
     }
 
+    /// Removes the machine's directory, and leaves the rest.
+    pub(crate) fn remove_run_dir(&self) -> Result<()> {
+        let path = self.run_dir();
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(JournalError::io("remove", &path)(source))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the directory and lets go of its lock.
     ///
     /// # Errors

@@ -5,11 +5,13 @@ mod capabilities;
 mod check;
 mod host;
 mod mount;
+mod paths;
 mod resources;
 mod rootfs;
 mod sharing;
 mod user;
 
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime as oci;
@@ -25,6 +27,7 @@ pub use sharing::Namespace;
 pub(crate) use capabilities::set as set_capabilities;
 pub(crate) use check::{check, check_process};
 pub(crate) use host::OnHost;
+pub(crate) use paths::{check_log, check_paths};
 pub(crate) use sharing::Sharing;
 pub(crate) use user::GuestUser;
 
@@ -49,7 +52,7 @@ const DEFAULT: &str = include_str!("default.json");
 ///     .read_only_root()
 ///     .stdio(StdioMode::Piped);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub(crate) spec: oci::Spec,
     pub(crate) rootfs: Rootfs,

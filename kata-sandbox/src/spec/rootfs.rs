@@ -1,9 +1,10 @@
 //! Root file systems of containers.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Where a container's root file system comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Rootfs {
     /// A directory on the host, shared with the guest. What the container

@@ -2,10 +2,11 @@
 
 use kata_protocol::agent::StringUser;
 use oci_spec::runtime as oci;
+use serde::{Deserialize, Serialize};
 
 /// A user and group as a person writes them; names are looked up in the guest,
 /// in the container's own files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GuestUser {
     user: String,
     group: String,

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use kata_hypervisor::MemorySize;
 use kata_protocol::agent as wire;
+use serde::{Deserialize, Serialize};
 
 /// Use of a kind of memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MemoryUse {
     /// In use.
@@ -38,7 +39,7 @@ pub(super) fn limit(bytes: u64) -> Option<MemorySize> {
 }
 
 /// What was done with a block device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BlockStats {
     /// Its major number in the guest.
@@ -54,7 +55,7 @@ pub struct BlockStats {
 }
 
 /// How much was moved, in how many requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Transfers {
     /// Bytes.
@@ -95,7 +96,7 @@ pub(super) fn block(stats: &wire::BlkioStats) -> Vec<BlockStats> {
 
 /// How long processes waited for a resource: the kernel's pressure stall
 /// information.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Pressure {
     /// At least one waited.
@@ -105,7 +106,7 @@ pub struct Pressure {
 }
 
 /// A part of the time.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stall {
     /// Percent of the last 10 seconds.

@@ -1,0 +1,411 @@
+//! What can be asked of a sandbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kata_hypervisor::{GuestStream, MemorySize};
+use oci_spec::runtime as oci;
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerFace, ContainerKey, Executed, Packet, ProcessFace, Reply};
+use crate::engine::{ContainerRecord, Engine, Streams};
+use crate::error::{ErrorKind, Result};
+use crate::exit::{Exit, Signal};
+use crate::processes::ProcessInfo;
+use crate::spec::{ContainerSpec, GuestUser};
+use crate::stats::{ContainerStats, SandboxStats};
+use crate::stdio::{PtySize, StdioMode};
+
+/// Something that can be asked of a sandbox, wherever its engine is.
+pub(crate) trait Operation: Into<Request> + Send + 'static {
+    /// What it comes to.
+    type Reply: Reply;
+
+    /// Does it. Dropping the future leaves nothing half done.
+    fn perform(self, engine: &Arc<Engine>) -> impl Future<Output = Result<Self::Reply>> + Send;
+
+    /// How much longer than a call to the agent it may take.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Declares the operations, and the one type that carries any of them.
+macro_rules! operations {
+    ($($name:ident),* $(,)?) => {
+        /// Any operation, as it travels.
+        #[derive(Debug, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub(crate) enum Request {
+            $($name($name),)*
+        }
+
+        $(impl From<$name> for Request {
+            fn from(operation: $name) -> Self {
+                Self::$name(operation)
+            }
+        })*
+
+        impl Request {
+            /// Performs it, and packs what it comes to.
+            pub(crate) async fn perform(self, engine: &Arc<Engine>) -> Result<Packet> {
+                match self {
+                    $(Self::$name(operation) => operation.perform(engine).await?.pack(engine),)*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    Create, Delete, Start, Attach, Execute, Find, SendSignal, SetContainerPaused, ResizeTerminal,
+    Update, ContainerUsage, Processes, SetPaused, Resize, Usage, Console, Dial, Stop, DeleteSandbox,
+}
+
+/// The container, unless it was deleted.
+fn find(
+    engine: &Engine,
+    key: &ContainerKey,
+    operation: &'static str,
+) -> Result<Arc<ContainerRecord>> {
+    engine.containers().find(key).ok_or_else(|| {
+        let context = engine.container_context(operation, &key.id);
+        context.error(ErrorKind::NotFound, "the container was deleted")
+    })
+}
+
+/// Makes a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    pub(crate) id: String,
+    pub(crate) spec: Box<ContainerSpec>,
+}
+
+impl Operation for Create {
+    type Reply = Arc<ContainerFace>;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = engine.create_container(&self.id, *self.spec).await?;
+        Ok(Arc::clone(record.face()))
+    }
+}
+
+/// Takes a container away.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Delete {
+    pub(crate) container: ContainerKey,
+}
+
+impl Operation for Delete {
+    type Reply = Option<Exit>;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        match engine.containers().find(&self.container) {
+            Some(record) => engine.delete_container(&record).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// Starts a container's program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    pub(crate) container: ContainerKey,
+}
+
+impl Operation for Start {
+    type Reply = Streams;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "start container")?;
+        engine.start_container(&record).await
+    }
+}
+
+/// Takes the streams of a container's first process, before its start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Attach {
+    pub(crate) container: ContainerKey,
+}
+
+impl Operation for Attach {
+    type Reply = Streams;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "attach to container")?;
+        engine.attach_container(&record).await
+    }
+}
+
+/// Executes a further process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Execute {
+    pub(crate) container: ContainerKey,
+    pub(crate) process: Box<oci::Process>,
+    pub(crate) user: Option<GuestUser>,
+    pub(crate) stdio: StdioMode,
+}
+
+impl Operation for Execute {
+    type Reply = Executed;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "execute in container")?;
+        let running = engine.exec(&record, *self.process, self.user, self.stdio);
+        let (process, streams) = running.await?;
+        Ok(Executed {
+            container: self.container,
+            process,
+            streams,
+        })
+    }
+}
+
+/// Finds a process that was executed before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Find {
+    pub(crate) container: ContainerKey,
+    pub(crate) exec_id: String,
+}
+
+impl Operation for Find {
+    type Reply = (ContainerKey, Arc<ProcessFace>);
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        const NAME: &str = "find process of";
+        let record = find(engine, &self.container, NAME)?;
+        let process = record.executed(&self.exec_id).ok_or_else(|| {
+            let context = engine.container_context(NAME, &self.container.id);
+            let shown = crate::id::shown(&self.exec_id);
+            let reason = format!("no process {shown} is known of it");
+            context.error(ErrorKind::NotFound, reason)
+        })?;
+        Ok((self.container, process))
+    }
+}
+
+/// Signals a container's first process, all of its processes, or one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SendSignal {
+    pub(crate) container: ContainerKey,
+    pub(crate) to: Recipient,
+    pub(crate) signal: Signal,
+}
+
+/// Who gets a signal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Recipient {
+    /// The first process.
+    First,
+    /// Every process.
+    All,
+    /// One that was executed.
+    Executed(String),
+}
+
+impl Operation for SendSignal {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let (record, signal) = (find(engine, &self.container, "signal")?, self.signal);
+        match self.to {
+            Recipient::First => record.send_signal(engine, signal, false).await,
+            Recipient::All => record.send_signal(engine, signal, true).await,
+            Recipient::Executed(id) => record.signal_process(engine, &id, signal).await,
+        }
+    }
+}
+
+/// Makes a container's processes stand still, or go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SetContainerPaused {
+    pub(crate) container: ContainerKey,
+    pub(crate) paused: bool,
+}
+
+impl Operation for SetContainerPaused {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let name = if self.paused {
+            "pause container"
+        } else {
+            "resume container"
+        };
+        let record = find(engine, &self.container, name)?;
+        engine.set_container_paused(&record, self.paused).await
+    }
+}
+
+/// Tells a process's terminal its size.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ResizeTerminal {
+    pub(crate) container: ContainerKey,
+    /// Empty for the first process.
+    pub(crate) exec_id: String,
+    pub(crate) terminal: bool,
+    pub(crate) size: PtySize,
+}
+
+impl Operation for ResizeTerminal {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "resize terminal")?;
+        let process = ProcessFace::new(self.exec_id, self.terminal);
+        engine.resize_terminal(&record, &process, self.size).await
+    }
+}
+
+/// Changes a container's limits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Update {
+    pub(crate) container: ContainerKey,
+    pub(crate) resources: Box<oci::LinuxResources>,
+}
+
+impl Operation for Update {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "update container")?;
+        engine.update_container(&record, &self.resources).await
+    }
+}
+
+/// What a container uses.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ContainerUsage {
+    pub(crate) container: ContainerKey,
+}
+
+impl Operation for ContainerUsage {
+    type Reply = ContainerStats;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "take stats of container")?;
+        engine.container_stats(&record).await
+    }
+}
+
+/// The processes of a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Processes {
+    pub(crate) container: ContainerKey,
+}
+
+impl Operation for Processes {
+    type Reply = Vec<ProcessInfo>;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let record = find(engine, &self.container, "list processes of container")?;
+        engine.container_processes(&record).await
+    }
+}
+
+/// Stops all processors, or lets them run again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SetPaused {
+    pub(crate) paused: bool,
+}
+
+impl Operation for SetPaused {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        engine.set_paused(self.paused).await
+    }
+}
+
+/// Changes the machine's size.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Resize {
+    pub(crate) vcpus: u32,
+    pub(crate) memory: MemorySize,
+}
+
+impl Operation for Resize {
+    type Reply = (u32, MemorySize);
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        engine.resize(self.vcpus, self.memory).await
+    }
+}
+
+/// What the sandbox uses.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Usage {}
+
+impl Operation for Usage {
+    type Reply = SandboxStats;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        engine.stats().await
+    }
+}
+
+/// The last bytes of the guest's console.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Console {}
+
+impl Operation for Console {
+    type Reply = Vec<u8>;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        Ok(engine.vm().console_tail())
+    }
+}
+
+/// Connects to a vsock port in the guest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Dial {
+    pub(crate) port: u32,
+}
+
+impl Operation for Dial {
+    type Reply = GuestStream;
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        engine.dial(self.port).await
+    }
+}
+
+/// Ends the sandbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stop {
+    pub(crate) grace: Duration,
+}
+
+/// How long a sandbox may take to end, beside its grace.
+const ENDING: Duration = Duration::from_secs(60);
+
+impl Operation for Stop {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        engine.stop(self.grace).await
+    }
+
+    fn patience(&self) -> Duration {
+        self.grace.saturating_add(ENDING)
+    }
+}
+
+/// Ends the sandbox without grace, and frees its id. A supervisor ends then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DeleteSandbox {}
+
+impl Operation for DeleteSandbox {
+    type Reply = ();
+
+    async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
+        let stopped = engine.stop(Duration::ZERO).await;
+        let freed = engine.free_id().await;
+        stopped.and(freed)
+    }
+
+    fn patience(&self) -> Duration {
+        ENDING
+    }
+}

@@ -1,0 +1,113 @@
+//! Starting a supervisor, and the sandbox in it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use super::client::Client;
+use super::connect::{self, Connection};
+use super::message::{Begin, Purpose};
+use super::spawn::spawn;
+use super::{Supervisor, frame, network};
+use crate::engine::Blueprint;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::image::Boot;
+use crate::runtime::Shared;
+use crate::state::SandboxState;
+
+/// How much longer than the boot the process may take.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Starts a sandbox in a supervisor. Dropped at any moment, or failing, it
+/// leaves nothing: a supervisor whose client goes before it has said welcome
+/// undoes what it has made.
+pub(crate) async fn launch(
+    shared: &Arc<Shared>,
+    blueprint: Blueprint,
+    boot: &Boot,
+) -> Result<Client> {
+    let context = Context::new("start sandbox", &*blueprint.id);
+    let supervisor = shared.supervisor.clone().ok_or_else(|| {
+        let error = context.invalid("OnDrop::Detach needs a supervisor, and the runtime has none");
+        error.with_remedy("say with RuntimeBuilder::supervisor how to start one")
+    })?;
+    let reservation = shared.registry.reserve(&blueprint.id).ok_or_else(|| {
+        context.error(
+            ErrorKind::AlreadyExists,
+            "this runtime has a sandbox of that id",
+        )
+    })?;
+    let limit = blueprint.boot_timeout.saturating_add(MARGIN);
+    let purpose = Purpose {
+        begin: Some(Box::new(begin(shared, blueprint, boot))),
+    };
+    let started = tokio::time::timeout(limit, start(supervisor, &purpose, &context)).await;
+    let Connection { ends, welcome } = started.map_err(|_| {
+        let reason = format!(
+            "its supervisor was not ready within {} ms",
+            limit.as_millis()
+        );
+        context.error(ErrorKind::Timeout, reason)
+    })??;
+    if let Some(verified) = &welcome.verified {
+        shared.images.learn(boot, verified.clone());
+    }
+    let running = Event::SandboxState {
+        sandbox: welcome.facts.id.clone(),
+        state: SandboxState::Running,
+    };
+    let client = Client::new(ends, welcome, shared.events.clone(), Some(reservation));
+    shared.events.send(&running);
+    Ok(client)
+}
+
+fn begin(shared: &Shared, blueprint: Blueprint, boot: &Boot) -> Begin {
+    Begin {
+        state_dir: shared.state.path().to_owned(),
+        image: shared.image.clone(),
+        verified: shared.images.known(boot),
+        network: network::describe(&*blueprint.network),
+        network_name: blueprint.network.name().to_owned(),
+        blueprint,
+    }
+}
+
+async fn start(supervisor: Supervisor, purpose: &Purpose, context: &Context) -> Result<Connection> {
+    let failed = |error| no_process(&supervisor, context, error);
+    let (near, far) = UnixStream::pair().map_err(failed)?;
+    let far = far.into_std().map_err(failed)?;
+    far.set_nonblocking(false).map_err(failed)?;
+    let program = supervisor.clone();
+    let spawned = tokio::task::spawn_blocking(move || spawn(&program, OwnedFd::from(far))).await;
+    spawned
+        .map_err(|error| context.join(error))?
+        .map_err(failed)?;
+    let greeted = connect::greet(frame::split(near), purpose, context).await;
+    greeted.map_err(|error| match error.kind() {
+        // It ended without a word: it is no supervisor, or was killed.
+        ErrorKind::GuestLost if error.console_tail().is_none() => error.with_remedy(
+            "see that the program calls kata_sandbox::supervisor::serve; Supervisor::log keeps \
+             what it says",
+        ),
+        _ => error,
+    })
+}
+
+fn no_process(supervisor: &Supervisor, context: &Context, source: io::Error) -> Error {
+    let program = supervisor.program.display();
+    let missing = matches!(
+        source.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+    );
+    let error = context
+        .io(format!("cannot start the supervisor {program}"), source)
+        .during("start supervisor");
+    if missing {
+        return error.with_remedy(format!("install {program}, or say where it is"));
+    }
+    error
+}
