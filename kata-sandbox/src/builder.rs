@@ -17,7 +17,7 @@ use crate::image::Boot;
 use crate::plan::Plan;
 use crate::runtime::Shared;
 use crate::sandbox::Sandbox;
-use crate::supervisor::launch;
+use crate::supervisor;
 
 /// The least memory with which a guest can be expected to boot.
 const LEAST_MEMORY: MemorySize = MemorySize::mib(24);
@@ -211,7 +211,9 @@ impl SandboxBuilder {
         let (blueprint, boot) = self.settle(&context)?;
         let home = match blueprint.on_drop {
             OnDrop::Kill => Home::here(engine::boot(&self.shared, blueprint, boot).await?),
-            OnDrop::Detach => Home::there(launch(&self.shared, blueprint, &boot).await?),
+            OnDrop::Detach => {
+                Home::there(supervisor::launch(&self.shared, blueprint, &boot).await?)
+            }
         };
         self.shared.registry.enter(home.id(), &home);
         Ok(Sandbox::new(home))
@@ -225,6 +227,9 @@ impl SandboxBuilder {
         size.max_vcpus = self.max_vcpus.unwrap_or(size.vcpus);
         size.max_memory = self.max_memory.unwrap_or(size.memory);
         check_size(size, context)?;
+        if blueprint.on_drop == OnDrop::Detach {
+            supervisor::program(&self.shared, context)?;
+        }
         if let Some(word) = blueprint
             .kernel_parameters
             .iter()

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use kata_hypervisor::{KernelCommandLine, MachineSize, MemorySize};
 
+use crate::builder::OnDrop;
 use crate::engine::Blueprint;
 use crate::image::Boot;
 use crate::runtime::Shared;
+use crate::supervisor::CONTROL_SOCKET;
 
 /// What a virtual machine monitor needs beside the guest's memory, about.
 const MONITOR: MemorySize = MemorySize::mib(40);
@@ -91,9 +93,20 @@ fn host_changes(shared: &Shared, blueprint: &Blueprint) -> Vec<String> {
             "socket {}, until the agent has announced itself",
             announcement.display()
         ),
-        "virtual machine monitor, ended with this process".to_owned(),
-        "threads of this process for the vsock device and the shared file system".to_owned(),
     ];
+    let home = match blueprint.on_drop {
+        OnDrop::Kill => "this process",
+        OnDrop::Detach => "the supervisor",
+    };
+    if blueprint.on_drop == OnDrop::Detach {
+        let socket = shared.state.directory(&blueprint.id).join(CONTROL_SOCKET);
+        changes.push("supervisor, a process that outlives this one".to_owned());
+        changes.push(format!("socket {}, to reach it by", socket.display()));
+    }
+    changes.push(format!("virtual machine monitor, ended with {home}"));
+    changes.push(format!(
+        "threads of {home} for the vsock device and the shared file system"
+    ));
     if !blueprint.network.leaves_nothing() {
         changes.push(format!(
             "what the network {:?} sets up",

@@ -22,6 +22,15 @@ use crate::state::SandboxState;
 /// How much longer than the boot the process may take.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// The program that is to be started.
+pub(crate) fn program<'a>(shared: &'a Shared, context: &Context) -> Result<&'a Supervisor> {
+    shared.supervisor.as_ref().ok_or_else(|| {
+        let reason = "OnDrop::Detach needs a supervisor, and the runtime has none";
+        let error = context.error(ErrorKind::Unsupported, reason);
+        error.with_remedy("say with RuntimeBuilder::supervisor how to start one")
+    })
+}
+
 /// Starts a sandbox in a supervisor. Dropped at any moment, or failing, it
 /// leaves nothing: a supervisor whose client goes before it has said welcome
 /// undoes what it has made.
@@ -31,10 +40,7 @@ pub(crate) async fn launch(
     boot: &Boot,
 ) -> Result<Client> {
     let context = Context::new("start sandbox", &*blueprint.id);
-    let supervisor = shared.supervisor.clone().ok_or_else(|| {
-        let error = context.invalid("OnDrop::Detach needs a supervisor, and the runtime has none");
-        error.with_remedy("say with RuntimeBuilder::supervisor how to start one")
-    })?;
+    let supervisor = program(shared, &context)?.clone();
     let reservation = shared.registry.reserve(&blueprint.id).ok_or_else(|| {
         context.error(
             ErrorKind::AlreadyExists,

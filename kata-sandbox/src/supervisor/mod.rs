@@ -77,10 +77,11 @@ use std::path::PathBuf;
 
 pub(crate) use client::Client;
 pub(crate) use connect::{Found, attach, look};
-pub(crate) use launch::launch;
+pub(crate) use launch::{launch, program};
 pub(crate) use message::Description;
 pub(crate) use mirror::Mirror;
 pub use serve::serve;
+pub(crate) use socket::NAME as CONTROL_SOCKET;
 
 /// The program that is started as a supervisor: one that calls [`serve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
