@@ -21,8 +21,11 @@
 //! device or makes it allocate without bound. Each module says which of its
 //! bytes the guest controls.
 
+pub mod balloon;
 pub mod blk;
+pub mod console;
 pub mod fs;
+pub mod net;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

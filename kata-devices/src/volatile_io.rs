@@ -74,14 +74,6 @@ pub(crate) fn write_at(
     result(unsafe { libc::pwritev2(fd, iov.as_ptr(), count, offset, flags) })
 }
 
-/// Reads one packet of a tap into `pieces`.
-pub(crate) fn read_packet(tap: impl AsFd, pieces: &[VolatileSlice<'_>]) -> io::Result<usize> {
-    let mut iov = [EMPTY; MAX_PIECES];
-    let count = length(gather(pieces, &mut iov))?;
-    // SAFETY: as in `read_at`.
-    result(unsafe { libc::readv(tap.as_fd().as_raw_fd(), iov.as_ptr(), count) })
-}
-
 /// Writes `pieces` as one packet of a tap.
 pub(crate) fn write_packet(tap: impl AsFd, pieces: &[VolatileSlice<'_>]) -> io::Result<usize> {
     let mut iov = [EMPTY; MAX_PIECES];

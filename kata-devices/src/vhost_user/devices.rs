@@ -8,8 +8,10 @@ use super::server::Server;
 use super::worker::Entrance;
 use crate::Result;
 use crate::blk::{Blk, BlkConfig};
+use crate::console::{Console, ConsoleConfig};
 use crate::epoll::Epoll;
 use crate::fs::{self, FsConfig};
+use crate::net::{Net, NetConfig};
 use crate::rng::{Rng, RngConfig};
 use crate::virtio::{Driven, ThreadStart};
 use crate::vsock::{self, VsockConfig};
@@ -118,6 +120,47 @@ impl Server {
     /// When the configuration is invalid, or the host refuses the disk or a thread.
     pub fn blk_on(config: &BlkConfig, stream: UnixStream) -> Result<Self> {
         serve(config, Entrance::Connected(stream))
+    }
+
+    /// Serves a network card to the front end that connects to `socket`.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, or the host refuses the link, a socket or
+    /// a thread.
+    pub fn net(config: NetConfig, socket: &Path) -> Result<Self> {
+        let entrance = Entrance::listen(socket)?;
+        Self::start("kata-net", entrance, |epoll| Net::new(config, epoll))
+    }
+
+    /// Serves a network card to the front end at the other end of `stream`.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, or the host refuses the link or a thread.
+    pub fn net_on(config: NetConfig, stream: UnixStream) -> Result<Self> {
+        let entrance = Entrance::Connected(stream);
+        Self::start("kata-net", entrance, |epoll| Net::new(config, epoll))
+    }
+
+    /// Serves a console to the front end that connects to `socket`.
+    ///
+    /// # Errors
+    /// When the host refuses a descriptor, socket or thread.
+    pub fn console(config: ConsoleConfig, socket: &Path) -> Result<Self> {
+        let entrance = Entrance::listen(socket)?;
+        Self::start("kata-console", entrance, |epoll| {
+            Console::new(config, epoll)
+        })
+    }
+
+    /// Serves a console to the front end at the other end of `stream`.
+    ///
+    /// # Errors
+    /// When the host refuses a descriptor or thread.
+    pub fn console_on(config: ConsoleConfig, stream: UnixStream) -> Result<Self> {
+        let entrance = Entrance::Connected(stream);
+        Self::start("kata-console", entrance, |epoll| {
+            Console::new(config, epoll)
+        })
     }
 
     /// Serves entropy to the front end that connects to `socket`.
