@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::cni::Cni;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
 use crate::none::None;
@@ -29,6 +30,7 @@ pub fn from_description(description: &Value) -> Result<Arc<dyn Network>> {
     match description["kind"].as_str() {
         Some("none") => Ok(Arc::new(None)),
         Some("netns") => Ok(Arc::new(NetNs::from_description(description)?)),
+        Some("cni") => Ok(Arc::new(Cni::from_description(description)?)),
         other => Err(Error::InvalidConfig {
             field: "description",
             reason: format!("{other:?} is no kind of network that this version has"),

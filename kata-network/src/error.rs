@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cni::PluginError;
+
 /// `Result` of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -72,6 +74,9 @@ pub enum Error {
         /// Its own words.
         reason: String,
     },
+    /// A CNI plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] Box<PluginError>),
     /// Something took too long.
     #[error("cannot {operation} within {} ms", limit.as_millis())]
     Timeout {

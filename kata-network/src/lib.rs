@@ -14,10 +14,12 @@
 //!
 //! [`None`] is the network of sandboxes that have none: their guest has its
 //! loopback, and is reached over vsock. [`NetNs`] gives the guest the place of a
-//! network namespace that somebody else has prepared. A network of one's own implements
+//! network namespace that somebody else has prepared, [`Cni`] has plugins prepare
+//! one. A network of one's own implements
 //! [`Network`] and depends on this crate alone.
 
 mod address;
+mod cni;
 mod describe;
 mod endpoint;
 mod error;
@@ -34,6 +36,7 @@ mod wiring;
 
 pub use address::{IpNet, MacAddress, ParseError};
 pub use async_trait::async_trait;
+pub use cni::{Bandwidth, Cni, PluginError, PluginFault, PortMapping};
 pub use describe::from_description;
 pub use endpoint::{Attachment, Endpoint, HostDevice};
 pub use error::{Error, Result};

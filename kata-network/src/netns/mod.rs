@@ -6,6 +6,7 @@ mod options;
 mod thread;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +22,16 @@ use crate::wiring::{self, WiringModel};
 
 pub(crate) use open::open;
 pub(crate) use options::Options;
-pub(crate) use thread::inside;
+pub(crate) use thread::{inside, on_thread};
+
+/// Connects all that is in a namespace: for callers that are on a thread that
+/// may wait.
+pub(crate) fn adopt_now(netns: OwnedFd, options: Options, queues: usize) -> Result<Lease> {
+    on_thread("adopt a network namespace", move || {
+        thread::enter(Some(netns))?;
+        adopt::adopt(&options, queues, &[])
+    })
+}
 
 /// Adopts a network namespace that a CRI, Docker or Podman has prepared: the
 /// guest takes its place, with all its interfaces, addresses, routes, rules and

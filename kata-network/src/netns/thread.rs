@@ -32,7 +32,23 @@ pub(crate) async fn inside<T: Send + 'static>(
     })
 }
 
-fn enter(netns: Option<OwnedFd>) -> Result<()> {
+/// Does `work` on a thread of its own, and waits for it: for callers that are on
+/// a thread that may wait.
+pub(crate) fn on_thread<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let thread = std::thread::Builder::new().name(format!("net-{what}"));
+    let thread = thread.spawn(work);
+    let thread = thread.map_err(Error::host(format!("start a thread to {what}")))?;
+    thread.join().unwrap_or_else(|_| {
+        let panicked = io::Error::other("the thread that does it panicked");
+        Err(Error::host(what)(panicked))
+    })
+}
+
+/// Moves the calling thread, which must do nothing else, into a namespace.
+pub(super) fn enter(netns: Option<OwnedFd>) -> Result<()> {
     let Some(netns) = netns else {
         return Ok(());
     };

@@ -14,11 +14,13 @@ use crate::rtnl::{Link, Rtnl};
 /// Addresses with the index of their link, and routes.
 type Listed = (Vec<(u32, IpNet)>, Vec<Route>);
 
-/// Addresses with the index of their link, and routes that they imply but the
+/// Addresses, in the order in which they were added, with the index of their
+/// link, and routes that they imply but the
 /// guest's kernel would not make: those to a peer.
 pub(super) fn list(rtnl: &mut Rtnl, links: &[Link]) -> io::Result<Listed> {
     let listed = rtnl.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     let (mut addresses, mut routes) = (Vec::new(), Vec::new());
+    let mut first_v6 = None;
     for message in listed {
         let RouteNetlinkMessage::NewAddress(message) = message else {
             continue;
@@ -26,7 +28,12 @@ pub(super) fn list(rtnl: &mut Rtnl, links: &[Link]) -> io::Result<Listed> {
         let Some((address, route)) = of(&message, links) else {
             continue;
         };
-        addresses.push((message.header.index, address));
+        let place = match address.address() {
+            IpAddr::V4(_) => addresses.len(),
+            // The kernel lists the last first.
+            IpAddr::V6(_) => *first_v6.get_or_insert(addresses.len()),
+        };
+        addresses.insert(place, (message.header.index, address));
         routes.extend(route);
     }
     Ok((addresses, routes))

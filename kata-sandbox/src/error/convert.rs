@@ -3,6 +3,7 @@
 use std::io;
 
 use kata_hypervisor::{Error as VmError, Severity};
+use kata_network::PluginFault;
 use kata_protocol::manifest::ManifestError;
 use kata_protocol::ttrpc::{CallError, Code};
 
@@ -114,6 +115,7 @@ impl Context {
                 ErrorKind::Unsupported
             }
             kata_network::Error::Timeout { .. } => ErrorKind::Timeout,
+            kata_network::Error::Plugin(error) => of_plugin(&error.fault),
             kata_network::Error::Host { source, .. } => ErrorKind::of_io(source),
             _ => ErrorKind::Internal,
         };
@@ -139,6 +141,18 @@ impl Context {
             ErrorKind::Internal
         };
         Error::new(kind, self.operation, &*self.target).caused_by(source)
+    }
+}
+
+/// What kind of error a plugin's is.
+fn of_plugin(fault: &PluginFault) -> ErrorKind {
+    match fault {
+        PluginFault::Missing { .. } => ErrorKind::NotFound,
+        PluginFault::Hung { .. } => ErrorKind::Timeout,
+        PluginFault::Version { .. } => ErrorKind::Unsupported,
+        PluginFault::GivenUp => ErrorKind::Cancelled,
+        PluginFault::Spawn(error) => ErrorKind::of_io(error),
+        _ => ErrorKind::Internal,
     }
 }
 
