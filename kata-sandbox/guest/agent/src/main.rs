@@ -11,6 +11,7 @@
 //! | [`config`] | the kernel command line's `agent.*` keys |
 //! | [`transport`], [`connection`] | streams, and calls on them |
 //! | [`service`] | the calls |
+//! | [`files`] | paths and mounts that no container can bend |
 //! | [`container`], [`process`], [`stdio`], [`cgroup`], [`seccomp`] | containers |
 //! | [`network`], [`storage`], [`channel`], [`metrics`] | what their names say |
 #![cfg_attr(not(test), no_main)]
@@ -24,6 +25,7 @@ mod console;
 mod container;
 #[cfg(not(test))]
 mod entry;
+mod files;
 mod logging;
 mod metrics;
 mod netlink;
@@ -37,6 +39,8 @@ mod stdio;
 mod storage;
 mod transport;
 mod uevent;
+
+use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 
 use config::Config;
 
@@ -70,6 +74,7 @@ fn run() -> i32 {
 }
 
 fn start(init: bool) -> Result<(), Box<dyn std::error::Error>> {
+    occupy_standard_descriptors()?;
     let command_line = if init {
         boot::early()?
     } else {
@@ -86,6 +91,20 @@ fn start(init: bool) -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
     tokio::task::LocalSet::new().block_on(&runtime, serve::serve(config, init, log))?;
     Ok(())
+}
+
+/// Takes descriptors 0 to 2 if a kernel without a console left them closed: what
+/// is opened next would be one of them, and be handed on to every program. What
+/// takes their place is good for nothing.
+fn occupy_standard_descriptors() -> std::io::Result<()> {
+    loop {
+        let nothing = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
+        if nothing.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // It stays open as long as the agent.
+        let _ = nothing.into_raw_fd();
+    }
 }
 
 /// An error and its causes, as one line.

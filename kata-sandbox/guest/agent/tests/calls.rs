@@ -317,3 +317,17 @@ async fn a_call_is_carried_to_its_end_when_its_connection_is_lost() {
     assert!(!agent.mounts().contains(" /run/ephemeral "));
     agent.destroy().await;
 }
+
+#[tokio::test]
+async fn standard_descriptors_that_are_closed_are_taken_by_nothing() {
+    if !able() {
+        return;
+    }
+    let agent = Agent::start("exec 0<&- 1>&- 2>&-").await;
+    for number in 0..3 {
+        let path = format!("/proc/{}/fd/{number}", agent.process.id());
+        let what = std::fs::read_link(path).unwrap();
+        assert_eq!(what.to_str(), Some("anon_inode:[eventfd]"));
+    }
+    agent.destroy().await;
+}

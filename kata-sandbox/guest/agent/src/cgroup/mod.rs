@@ -9,6 +9,7 @@ mod limits;
 mod oom;
 mod stats;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,9 @@ use tokio::io::Interest;
 
 use crate::process::{Context as _, awaitable, refuse};
 pub(crate) use oom::OomWatch;
+
+/// Processes that are signalled together: a descriptor each.
+const SIGNALLED: usize = 512;
 
 /// A container's control group. Not removed on drop: see [`Cgroup::remove`].
 #[derive(Debug)]
@@ -167,16 +171,26 @@ impl Cgroup {
     /// # Errors
     /// When the group is gone or the kernel refuses.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Status> {
-        for pid in self.processes()? {
-            let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-                continue; // it ended
-            };
-            // Its id may have passed to another process before it was opened.
-            if self.processes()?.contains(&pid) {
-                match rustix::process::pidfd_send_signal(pidfd, signal) {
-                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(error) => return Err(error).context(|| format!("signal process {pid}")),
-                }
+        for pids in self.processes()?.chunks(SIGNALLED) {
+            self.signal_some(pids, signal)?;
+        }
+        Ok(())
+    }
+
+    fn signal_some(&self, pids: &[Pid], signal: Signal) -> Result<(), Status> {
+        // Those that ended cannot be opened.
+        let open = |pid: &Pid| {
+            let pidfd = rustix::process::pidfd_open(*pid, PidfdFlags::empty()).ok()?;
+            Some((*pid, pidfd))
+        };
+        let opened: Vec<_> = pids.iter().filter_map(open).collect();
+        // An id may have passed to another process before it was opened. If it
+        // is here now, either it is the one that was opened, or that is gone.
+        let here: HashSet<Pid> = self.processes()?.into_iter().collect();
+        for (pid, pidfd) in opened.iter().filter(|(pid, _)| here.contains(pid)) {
+            match rustix::process::pidfd_send_signal(pidfd, signal) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error).context(|| format!("signal process {pid}")),
             }
         }
         Ok(())

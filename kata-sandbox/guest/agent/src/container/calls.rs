@@ -209,10 +209,11 @@ impl Containers {
     }
 
     /// Runs blocking `work` inside a container's mount namespace and root, in a
-    /// copy of the agent that keeps the descriptors `keep`.
+    /// copy of the agent that keeps the descriptors `keep`. What it uses counts
+    /// as the container's.
     ///
     /// # Errors
-    /// When the container has stopped, or what `work` returned.
+    /// When the container has stopped or is paused, or what `work` returned.
     pub(crate) async fn in_container(
         &self,
         id: &str,
@@ -220,6 +221,11 @@ impl Containers {
         work: impl FnOnce() -> Result<(), String>,
     ) -> Result<(), Status> {
         let container = self.find(id)?;
+        if container.paused.get() {
+            // Nothing in its control group would go on.
+            let message = format!("container {id:?} is paused");
+            return Err(Status::new(Code::FailedPrecondition, message));
+        }
         let pidfd = container.init.child.pidfd();
         let mut keep = keep.to_vec();
         keep.push(pidfd.as_fd());
@@ -235,7 +241,11 @@ impl Containers {
             work().map_err(|message| Status::new(Code::Internal, message))?;
             Ok(Vec::new())
         };
-        Task::start(&keep, work)?.result().await.map(drop)
+        let cgroup = Some(container.cgroup.fd());
+        Task::start_in(cgroup, &keep, work)?
+            .result()
+            .await
+            .map(drop)
     }
 }
 

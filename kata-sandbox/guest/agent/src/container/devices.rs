@@ -8,8 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev, mknodat, statat, unli
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::inside::{Kind, Root};
-use super::mounts::{attach, clone_open, clone_tree};
+use crate::files::{Kind, Root, attach, clone_open, clone_tree};
 use crate::process::{Context as _, refuse};
 
 /// Every container's: path, major and minor.
@@ -145,5 +144,5 @@ pub(super) fn console(slave: impl std::os::fd::AsFd) -> Result<(), Status> {
     let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root(rustix::fs::open("/", open, Mode::empty()).context(what)?);
     let target = root.open_or_make(Path::new("/dev/console"), Kind::File)?;
-    attach(clone_open(slave).context(what)?, &target).context(what)
+    attach(clone_open(slave, false).context(what)?, &target).context(what)
 }

@@ -19,9 +19,9 @@ use kata_protocol::ttrpc::Status;
 use rustix::process::{Gid, Uid};
 
 use super::blueprint::{Blueprint, Task};
-use super::inside::{Kind, Root};
 use super::state;
 use super::{devices, hooks, mounts, protect, rootfs, sysctl};
+use crate::files::{Kind, Root, Volumes};
 use crate::process::{Account, Context as _, CopyControl, detach_from_agent};
 use crate::seccomp::Filter;
 use crate::stdio::{ChildEnd, ChildEnds, Terminal};
@@ -46,10 +46,15 @@ fn make_container(
     }
     blueprint.namespaces.complete()?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    let root = rootfs::prepare(&blueprint.root, &blueprint.linux.rootfs_propagation)?;
+    let volumes = Volumes::now()?;
+    let root = rootfs::prepare(
+        &volumes,
+        &blueprint.root,
+        &blueprint.linux.rootfs_propagation,
+    )?;
     name_host(blueprint)?;
     sysctl::apply(&blueprint.linux.sysctl)?;
-    mounts::mount_all(&root, &blueprint.mounts)?;
+    mounts::mount_all(&volumes, &root, &blueprint.mounts)?;
     populate(&root, blueprint)?;
     if blueprint.has_early_hooks() {
         control.ready()?;

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`blueprint`] | the specification, checked |
 //! | [`namespaces`], [`id_map`] | what is joined, what is new |
-//! | [`rootfs`], [`mounts`], [`inside`], [`devices`], [`protect`] | the file systems |
+//! | [`rootfs`], [`mounts`], [`devices`], [`protect`] | the file systems |
 //! | [`create`], [`exec`], [`remove`], [`processes`], [`calls`] | the calls |
 
 mod blueprint;
@@ -23,8 +23,6 @@ mod exec;
 mod first_process;
 mod hooks;
 mod id_map;
-mod inside;
-mod mount_api;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -47,6 +45,7 @@ use std::rc::Rc;
 use kata_protocol::ttrpc::{Code, Status};
 
 use crate::cgroup::OomWatch;
+use crate::files::Volumes;
 use crate::process::refuse;
 use crate::stdio::Streams;
 use container::Container;
@@ -89,6 +88,7 @@ impl Containers {
     pub(crate) fn new(config: Config) -> io::Result<Rc<Self>> {
         // It lasts as long as the agent.
         drop(crate::process::watch()?);
+        Volumes::trust_what_is_mounted()?;
         Ok(Rc::new(Self {
             config,
             own: OwnNamespaces::open()?,
@@ -107,7 +107,8 @@ impl Containers {
             let message = "the sandbox has containers already";
             return Err(Status::new(Code::FailedPrecondition, message));
         }
-        *self.sandbox.borrow_mut() = Rc::new(Sandbox::open(setup)?);
+        let sandbox = Sandbox::open(setup).await?;
+        *self.sandbox.borrow_mut() = Rc::new(sandbox);
         Ok(())
     }
 

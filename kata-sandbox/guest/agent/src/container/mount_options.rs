@@ -3,7 +3,7 @@
 use kata_protocol::ttrpc::Status;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
-use super::mount_api::{
+use crate::files::{
     ATIME, Attributes, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, RELATIME,
     STRICTATIME,
 };

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use kata_protocol::agent::Mount;
 use kata_protocol::ttrpc::Status;
-use rustix::fs::{AtFlags, CWD, FileType, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::MountFlags;
 
 use super::id_map;
-use super::inside::{Kind, Root};
-use super::mount_api::{self, Attributes, RDONLY};
 use super::mount_options::Options;
+use crate::files::{
+    self, Attributes, Kind, RDONLY, Root, Volumes, attach, clone_open, clone_tree, kind, name,
+};
 use crate::process::{Context as _, refuse};
 
 /// A mount, and the user namespace that maps its ids if they are mapped. That
@@ -57,18 +58,18 @@ impl Mapped {
 }
 
 /// Mounts one after the other.
-pub(super) fn mount_all(root: &Root, mounts: &[Mapped]) -> Result<(), Status> {
+pub(super) fn mount_all(volumes: &Volumes, root: &Root, mounts: &[Mapped]) -> Result<(), Status> {
     for mapped in mounts {
         let mount = &mapped.mount;
         let what = || format!("mount {} on {}", mount.source, mount.destination);
-        one(root, mapped).map_err(|status| {
+        one(volumes, root, mapped).map_err(|status| {
             Status::new(status.code(), format!("{}: {}", what(), status.message))
         })?;
     }
     Ok(())
 }
 
-fn one(root: &Root, mapped: &Mapped) -> Result<(), Status> {
+fn one(volumes: &Volumes, root: &Root, mapped: &Mapped) -> Result<(), Status> {
     let mount = &mapped.mount;
     let options = Options::parse(&mount.options)?;
     let destination = Path::new(&mount.destination);
@@ -76,7 +77,7 @@ fn one(root: &Root, mapped: &Mapped) -> Result<(), Status> {
         return Err(refuse("the destination is not a path below /"));
     }
     if options.bind.is_some() || mount.r#type == "bind" {
-        bind(root, mapped, &options)?;
+        bind(volumes, root, mapped, &options)?;
     } else {
         file_system(root, mount, &options)?;
     }
@@ -89,29 +90,32 @@ fn one(root: &Root, mapped: &Mapped) -> Result<(), Status> {
     Ok(())
 }
 
-fn bind(root: &Root, mapped: &Mapped, options: &Options) -> Result<(), Status> {
+fn bind(volumes: &Volumes, root: &Root, mapped: &Mapped, options: &Options) -> Result<(), Status> {
     let mount = &mapped.mount;
     let below = options.bind == Some(true);
-    let source = clone_tree(Path::new(&mount.source), below)
+    let source = volumes
+        .open(Path::new(&mount.source))
+        .and_then(|source| clone_open(source, below))
         .context(|| format!("the source {}", mount.source))?;
     if !options.attributes.is_empty() {
-        mount_api::set_attributes(&source, options.attributes, false)
+        files::set_attributes(&source, options.attributes, false)
             .context(|| "apply its options")?;
     }
     if !options.recursive.is_empty() {
-        mount_api::set_attributes(&source, options.recursive, true)
+        files::set_attributes(&source, options.recursive, true)
             .context(|| "apply its recursive options")?;
     }
     match (&mapped.ids, options.map_ids) {
         (Some(ids), wanted) => {
-            mount_api::map_ids(&source, ids, wanted.unwrap_or(below)).context(|| "map its ids")?;
+            files::map_ids(&source, ids, wanted.unwrap_or(below)).context(|| "map its ids")?;
         }
         (None, Some(_)) => {
             return Err(refuse("idmap without mappings of its own is not supported"));
         }
         (None, None) => {}
     }
-    let target = root.open_or_make(Path::new(&mount.destination), kind(&source)?)?;
+    let kind = kind(&source).context(|| "look at the source")?;
+    let target = root.open_or_make(Path::new(&mount.destination), kind)?;
     attach(&source, &target).context(|| "attach it")
 }
 
@@ -145,7 +149,7 @@ fn file_system(root: &Root, mount: &Mount, options: &Options) -> Result<(), Stat
                 set: options.attributes.set,
                 clear: 0,
             };
-            mount_api::set_attributes(&source, attributes, true).context(|| "apply its options")?;
+            files::set_attributes(&source, attributes, true).context(|| "apply its options")?;
             attach(&source, &target).context(|| "attach /sys")
         }
         Err(Errno::NODEV) => {
@@ -166,44 +170,9 @@ fn mount_file_system(
     rustix::mount::mount(source, name(target), kind, flags, data.as_c_str())
 }
 
-/// A mount that shows `path`, attached nowhere yet.
-pub(super) fn clone_tree(path: &Path, below: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, below);
-    open_tree(CWD, path, flags)
-}
-
-/// A mount that shows what is open and what is mounted below, attached nowhere
-/// yet.
-pub(super) fn clone_open(fd: impl AsFd) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(fd, "", flags)
-}
-
-/// Attaches a mount on what is open.
-pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, "", target, "", flags)
-}
-
-/// What a mount point for this must be.
-pub(super) fn kind(fd: impl AsFd) -> Result<Kind, Status> {
-    let status =
-        rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH).context(|| "look at the source")?;
-    let directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
-    Ok(if directory {
-        Kind::Directory
-    } else {
-        Kind::File
-    })
-}
-
 /// Makes what is mounted on `path` read-only.
 pub(super) fn make_read_only(mount: impl AsFd) -> Result<(), Status> {
-    mount_api::set_attributes(
+    files::set_attributes(
         mount,
         Attributes {
             set: RDONLY,
@@ -212,10 +181,4 @@ pub(super) fn make_read_only(mount: impl AsFd) -> Result<(), Status> {
         false,
     )
     .context(|| "make a mount read-only")
-}
-
-/// A path to what is open, for calls that take no descriptor. It leads through
-/// the agent's own `/proc`, which the container does not have yet.
-fn name(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

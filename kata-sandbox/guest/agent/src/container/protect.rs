@@ -6,11 +6,10 @@ use kata_protocol::ttrpc::Status;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
-use std::os::fd::AsRawFd as _;
 
-use super::inside::{Kind, Root};
-use super::mount_api::{Attributes, RDONLY, set_attributes};
-use super::mounts::{attach, clone_open, clone_tree, kind};
+use crate::files::{
+    Attributes, Kind, RDONLY, Root, attach, clone_open, clone_tree, kind, name, set_attributes,
+};
 use crate::process::Context as _;
 
 const READ_ONLY: Attributes = Attributes {
@@ -26,10 +25,15 @@ pub(super) fn mask(root: &Root, paths: &[String]) -> Result<(), Status> {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             target => target.context(what)?,
         };
-        if kind(&target)? == Kind::Directory {
-            let name = format!("/proc/self/fd/{}", target.as_raw_fd());
-            rustix::mount::mount("tmpfs", name, "tmpfs", MountFlags::RDONLY, c"size=0k")
-                .context(what)?;
+        if kind(&target).context(what)? == Kind::Directory {
+            rustix::mount::mount(
+                "tmpfs",
+                name(&target),
+                "tmpfs",
+                MountFlags::RDONLY,
+                c"size=0k",
+            )
+            .context(what)?;
         } else {
             let null = clone_tree(Path::new("/dev/null"), false).context(what)?;
             // It is the guest's and all containers': its owner and mode stay.
@@ -48,7 +52,7 @@ pub(super) fn make_read_only(root: &Root, paths: &[String]) -> Result<(), Status
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             target => target.context(what)?,
         };
-        let cover = clone_open(&target).context(what)?;
+        let cover = clone_open(&target, true).context(what)?;
         set_attributes(&cover, READ_ONLY, true).context(what)?;
         attach(&cover, &target).context(what)?;
     }

@@ -11,9 +11,8 @@ use rustix::mount::{
     open_tree, unmount,
 };
 
-use super::inside::Root;
 use super::mount_options::propagation;
-use super::mounts::{attach, clone_tree};
+use crate::files::{Kind, Root, Volumes, attach, clone_open, kind, name};
 use crate::process::{Context as _, refuse};
 
 /// Makes the agent's root a mount that others can take the place of.
@@ -38,7 +37,11 @@ pub(crate) fn make_root_pivotable() -> std::io::Result<()> {
 
 /// Cuts the mount namespace off from the agent's, and mounts the root over
 /// itself, so that it can become the namespace's root.
-pub(super) fn prepare(path: &str, wanted_propagation: &str) -> Result<Root, Status> {
+pub(super) fn prepare(
+    volumes: &Volumes,
+    path: &str,
+    wanted_propagation: &str,
+) -> Result<Root, Status> {
     let flags = if wanted_propagation.is_empty() {
         // What the agent mounts later still comes in; nothing goes out.
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC
@@ -55,13 +58,15 @@ pub(super) fn prepare(path: &str, wanted_propagation: &str) -> Result<Root, Stat
     if path.is_empty() {
         return Err(refuse("the specification has no root file system"));
     }
-    let tree = clone_tree(Path::new(path), true).map_err(missing)?;
-    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let below = rustix::fs::open(path, open, Mode::empty()).map_err(missing)?;
+    let below = volumes.open(Path::new(path)).map_err(missing)?;
+    if kind(&below).map_err(missing)? != Kind::Directory {
+        return Err(missing(Errno::NOTDIR));
+    }
+    let tree = clone_open(&below, true).map_err(missing)?;
     attach(&tree, &below).context(|| format!("mount {path} over itself"))?;
     if flags.contains(MountPropagationFlags::SHARED) {
         // The root of a namespace may be shared, but not moved while it is.
-        mount_change(path, MountPropagationFlags::PRIVATE).context(|| "unshare the root")?;
+        mount_change(name(&tree), MountPropagationFlags::PRIVATE).context(|| "unshare the root")?;
     }
     Ok(Root(tree))
 }

@@ -1,7 +1,7 @@
 //! What the containers of a sandbox share.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use kata_protocol::agent::Process;
@@ -12,11 +12,11 @@ use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 use super::first_process::hide_from_containers;
-use super::inside::Root;
 use super::rootfs;
+use crate::files::Root;
 use crate::process::{
-    Account, Child, Context as _, Copy, Privileges, Scheduling, clone_self, detach_from_agent,
-    unshare,
+    Account, Child, Context as _, Copy, CopyControl, Privileges, Scheduling, clone_self,
+    control_pair, detach_from_agent, unshare,
 };
 
 /// What CreateSandbox says of it.
@@ -44,12 +44,13 @@ pub(super) struct Sandbox {
 impl Sandbox {
     /// Makes the namespaces. A shared pid namespace needs a first process: a
     /// copy of the agent, which collects the namespace's orphans.
-    pub(super) fn open(setup: &SandboxSetup) -> Result<Self, Status> {
+    pub(super) async fn open(setup: &SandboxSetup) -> Result<Self, Status> {
         let (wait, hold) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(|| "make a pipe")?;
+        let (control, copy_control) = control_pair()?;
         let mut copy = Copy {
             namespaces: libc::CLONE_NEWIPC | libc::CLONE_NEWUTS,
-            keep: vec![std::os::fd::AsRawFd::as_raw_fd(&wait)],
+            keep: vec![wait.as_raw_fd(), copy_control.as_raw_fd()],
             ..Copy::default()
         };
         if setup.shared_pid {
@@ -67,7 +68,11 @@ impl Sandbox {
             if !named || rustix::io::read(&wait, &mut [0]).is_err() {
                 return 1;
             }
-            if shared_pid { collect_orphans() } else { 0 }
+            if shared_pid {
+                collect_orphans(copy_control)
+            } else {
+                0
+            }
         })
         .context(|| "make the sandbox's namespaces")?;
         let open = |kind: &str| {
@@ -85,6 +90,10 @@ impl Sandbox {
             guest_hooks,
         };
         drop(hold);
+        if shared_pid {
+            // No container sees it before it has given everything up.
+            control.ready().await?;
+        }
         Ok(sandbox)
     }
 }
@@ -99,11 +108,15 @@ impl Drop for Sandbox {
 }
 
 /// The life of a pid namespace's first process.
-fn collect_orphans() -> i32 {
+fn collect_orphans(control: CopyControl) -> i32 {
     if let Err(status) = give_everything_up() {
-        log::error!(error:% = status; "cannot guard the shared pid namespace");
+        control.failed(&status);
         return 1;
     }
+    if control.ready().is_err() {
+        return 1; // the agent is gone
+    }
+    drop(control);
     crate::process::wait_for_orphans()
 }
 

@@ -30,8 +30,23 @@ impl Task {
         keep: &[BorrowedFd<'_>],
         work: impl FnOnce() -> Result<Vec<u8>, Status>,
     ) -> Result<Self, Status> {
+        Self::start_in(None, keep, work)
+    }
+
+    /// The same, in a control group: what the work uses is its.
+    ///
+    /// # Errors
+    /// When no process can be made, there or at all.
+    pub(crate) fn start_in(
+        cgroup: Option<BorrowedFd<'_>>,
+        keep: &[BorrowedFd<'_>],
+        work: impl FnOnce() -> Result<Vec<u8>, Status>,
+    ) -> Result<Self, Status> {
         let (control, copy_control) = control_pair()?;
-        let mut copy = Copy::default();
+        let mut copy = Copy {
+            cgroup,
+            ..Copy::default()
+        };
         copy.keep.extend(keep.iter().map(|fd| fd.as_raw_fd()));
         copy.keep.push(copy_control.as_raw_fd());
         let child = clone_self(&copy, || {

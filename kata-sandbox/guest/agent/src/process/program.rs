@@ -5,10 +5,11 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
+use std::sync::OnceLock;
 
 use kata_protocol::agent::Process;
 use kata_protocol::ttrpc::{Code, Status};
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, statat};
 use rustix::io::Errno;
 
 use super::failure::{Context as _, refuse};
@@ -34,6 +35,8 @@ impl Program {
     /// # Errors
     /// When there is no command, or a string holds a NUL byte.
     pub(crate) fn new(process: &Process) -> Result<Self, Status> {
+        // Its copies know it from here.
+        own_program();
         let name = process.args.first().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| refuse("the process has no command"))?;
         // Of a variable given twice the last counts, as everywhere.
@@ -112,6 +115,10 @@ impl Program {
             Ok(path) => path,
             Err(status) => return status,
         };
+        if is_own_program(&path) {
+            let message = format!("exec: {:?}: that is the agent's own program", self.name);
+            return Status::new(Code::PermissionDenied, message);
+        }
         let arguments = pointers(&self.arguments);
         let environment = pointers(&self.environment);
         // SAFETY: a NUL-terminated path and two arrays of NUL-terminated strings,
@@ -173,6 +180,51 @@ fn executable(path: &CStr) -> Result<(), Errno> {
         return Err(Errno::ACCESS);
     }
     accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+}
+
+/// Scripts that are each other's interpreters: the kernel takes no more.
+const INTERPRETERS: usize = 5;
+
+/// Whether a path leads to the program that this process still runs, as
+/// `/proc/self/exe` does, be it as a script's interpreter. The container would
+/// have it open as its own program.
+fn is_own_program(path: &CStr) -> bool {
+    let own = own_program();
+    let mut path = path.to_owned();
+    for _ in 0..INTERPRETERS {
+        if own.is_some() && identity(&path) == own {
+            return true;
+        }
+        match interpreter(&path) {
+            Some(next) => path = next,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The agent's own program: looked for once, in the agent, whose `/proc` no
+/// container made.
+fn own_program() -> Option<(u64, u64)> {
+    static OWN: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    *OWN.get_or_init(|| identity(c"/proc/self/exe"))
+}
+
+fn identity(path: &CStr) -> Option<(u64, u64)> {
+    let status = statat(CWD, path, AtFlags::empty()).ok()?;
+    Some((status.st_dev, status.st_ino))
+}
+
+/// What the kernel would run a script by.
+fn interpreter(path: &CStr) -> Option<CString> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let mut line = [0; 256];
+    let length = rustix::io::pread(&file, &mut line, 0).ok()?;
+    let words = line[..length].strip_prefix(b"#!")?;
+    let line = words.split(|byte| matches!(byte, b'\n' | 0)).next()?;
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
+    CString::new(words.find(|word| !word.is_empty())?).ok()
 }
 
 fn strings(values: &[String], what: &str) -> Result<Vec<CString>, Status> {

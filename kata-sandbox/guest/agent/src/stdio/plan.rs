@@ -1,7 +1,9 @@
 //! Deciding what a process's standard streams are joined to.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::rc::Rc;
 
 use kata_protocol::port;
@@ -14,6 +16,7 @@ use super::relay;
 use super::streams::Streams;
 use super::terminal::WindowSize;
 use super::{End, end};
+use crate::files::{Attributes, RDONLY, clone_tree, name, set_attributes};
 use crate::process::Context as _;
 
 /// The ports that a request names.
@@ -64,8 +67,8 @@ pub(crate) enum ChildEnd {
 }
 
 impl ChildEnd {
-    /// The pipe's end, if it is one. The guest's `/dev/null` is not the
-    /// container's to own.
+    /// The pipe's end, if it is one. The null device is not the container's to
+    /// own.
     pub(crate) fn pipe(&self) -> Option<&OwnedFd> {
         match self {
             Self::Null(_) => None,
@@ -131,7 +134,7 @@ impl Plan {
             if let Far::Null = far[index] {
                 let null = match &null {
                     Some(null) => Rc::clone(null),
-                    None => Rc::clone(null.insert(Rc::new(open_null()?))),
+                    None => Rc::clone(null.insert(open_null()?)),
                 };
                 return Ok((ChildEnd::Null(null), None));
             }
@@ -161,9 +164,28 @@ impl Plan {
     }
 }
 
-fn open_null() -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open("/dev/null", flags, Mode::empty())?)
+thread_local! {
+    /// The null device, opened once.
+    static NULL: RefCell<Option<Rc<OwnedFd>>> = const { RefCell::new(None) };
+}
+
+/// The guest's null device, through a mount of its own that is read-only: who
+/// has it may read and write it, and change neither its mode nor its owner.
+fn open_null() -> io::Result<Rc<OwnedFd>> {
+    NULL.with_borrow_mut(|kept| {
+        if let Some(null) = kept {
+            return Ok(Rc::clone(null));
+        }
+        let mount = clone_tree(Path::new("/dev/null"), false)?;
+        let read_only = Attributes {
+            set: RDONLY,
+            clear: 0,
+        };
+        set_attributes(&mount, read_only, false)?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let null = rustix::fs::open(name(&mount), flags, Mode::empty())?;
+        Ok(Rc::clone(kept.insert(Rc::new(null))))
+    })
 }
 
 impl ChildEnds {

@@ -1,24 +1,24 @@
 //! The storage drivers.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kata_protocol::agent::Storage;
 use kata_protocol::ttrpc::{Code, Status};
 use rustix::fs::{Mode, chmod, chown};
-use rustix::mount::{
-    MountFlags, UnmountFlags, mount as mount_now, mount_bind_recursive, mount_remount, unmount,
-};
+use rustix::mount::{MountFlags, UnmountFlags, mount as mount_now, mount_remount, unmount};
 use rustix::process::Gid;
 
 use super::options::{self, Options};
 use super::{block, group};
+use crate::files::{Kind, Volumes, attach, clone_open, kind, name};
 use crate::process::in_child;
 use crate::service::{internal, invalid};
 
 /// The drivers that this agent has.
-pub(crate) const DRIVERS: [&str; 8] = [
+pub(crate) const DRIVERS: [&str; 7] = [
     "virtio-fs",
     "ephemeral",
     "local",
@@ -26,8 +26,11 @@ pub(crate) const DRIVERS: [&str; 8] = [
     "blk",
     "mmioblk",
     "bind",
-    "watchable-bind",
 ];
+
+/// A bind mount whose changes programs could watch for. A file system that is
+/// shared from the host reports none, and looking again and again is no watching.
+const WATCHABLE: &str = "watchable-bind";
 
 /// A driver option of overlayfs: make the upper and work directories.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
@@ -49,7 +52,9 @@ impl Undo {
             let result = match self {
                 Self::Unmount => unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
                     .map_err(io::Error::from),
-                Self::Remove => std::fs::remove_dir_all(&target),
+                Self::Remove => unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                    .map_err(io::Error::from)
+                    .and_then(|()| std::fs::remove_dir_all(&target)),
             };
             result.map(|()| Vec::new()).map_err(|error| {
                 format!("cannot undo the storage on {}: {error}", target.display())
@@ -75,7 +80,12 @@ pub(super) async fn mount(
             let disk = block::wait(&storage.source, limit).await?;
             plan.source(disk.path).mount_in_child().await
         }
-        "bind" | "watchable-bind" => plan.bind().await,
+        "bind" => plan.bind().await,
+        WATCHABLE => Err(Status::new(
+            Code::Unimplemented,
+            "the storage driver \"watchable-bind\" is not supported: changes of a shared file are \
+             seen, but nobody is told of them; use \"bind\"",
+        )),
         other => Err(Status::new(
             Code::Unimplemented,
             format!(
@@ -175,11 +185,14 @@ impl Plan {
             None => 0o755,
         };
         let make = || {
-            std::fs::create_dir_all(&self.target)?;
+            let directory = make(&self.target, Kind::Directory)?;
+            let path = name(&directory);
             if let Some(change) = &self.group {
-                chown(&self.target, None, Some(Gid::from_raw(change.group)))?;
+                chown(&path, None, Some(Gid::from_raw(change.group)))?;
             }
-            chmod(&self.target, Mode::from_raw_mode(mode))?;
+            chmod(&path, Mode::from_raw_mode(mode))?;
+            // A mount of its own: what containers put into it is theirs.
+            attach(clone_open(&directory, false)?, &directory)?;
             Ok::<(), io::Error>(())
         };
         make().map_err(internal(&format!(
@@ -232,13 +245,14 @@ impl Plan {
     }
 
     fn mount(&self) -> io::Result<()> {
-        for directory in self.directories.iter().chain([&self.target]) {
-            std::fs::create_dir_all(directory)?;
+        for directory in &self.directories {
+            make(directory, Kind::Directory)?;
         }
+        let target = make(&self.target, Kind::Directory)?;
         let Options { flags, data } = &self.options;
         mount_now(
             &self.source,
-            &self.target,
+            name(&target),
             self.kind.as_str(),
             *flags,
             data.as_c_str(),
@@ -249,22 +263,20 @@ impl Plan {
     }
 
     fn bind_now(&self) -> io::Result<()> {
-        if std::fs::metadata(&self.source)?.is_dir() {
-            std::fs::create_dir_all(&self.target)?;
-        } else {
-            if let Some(parent) = self.target.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
-            std::fs::File::options()
-                .create(true)
-                .append(true)
-                .open(&self.target)?;
-        }
-        mount_bind_recursive(&self.source, &self.target)?;
+        let volumes = Volumes::now().map_err(io::Error::other)?;
+        let tree = clone_open(volumes.open(&self.source)?, true)?;
+        let target = make(&self.target, kind(&tree)?)?;
+        attach(&tree, &target)?;
         let flags = self.options.flags;
         if !flags.is_empty() {
-            mount_remount(&self.target, MountFlags::BIND | flags, c"")?;
+            mount_remount(name(&tree), MountFlags::BIND | flags, c"")?;
         }
         Ok(())
     }
+}
+
+/// Finds or makes what is to be mounted on; no link in a volume leads out of it.
+fn make(path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+    let volumes = Volumes::now().map_err(io::Error::other)?;
+    volumes.open_or_make(path, kind).map_err(io::Error::other)
 }

@@ -4,10 +4,12 @@
 //! the agent is; that needs root.
 
 mod failures;
+mod guard;
 mod isolation;
 mod life;
 mod limits;
 mod streams;
+mod volumes;
 
 use std::future::Future;
 use std::os::unix::fs::symlink;

@@ -16,22 +16,22 @@ use rustix::io::Errno;
 use crate::process::{Context as _, refuse};
 
 /// Symbolic links that are followed in one path.
-const LINKS: usize = 40;
+pub(super) const LINKS: usize = 40;
 
 /// What is made where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File,
 }
 
 /// A root file system.
 #[derive(Debug)]
-pub(super) struct Root(pub(super) OwnedFd);
+pub(crate) struct Root(pub(crate) OwnedFd);
 
 impl Root {
     /// Opens what is there, following symbolic links inside.
-    pub(super) fn open(&self, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&self, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let path = path.as_ref();
         let path = if path.as_os_str().is_empty() {
@@ -43,7 +43,7 @@ impl Root {
     }
 
     /// Opens what is there, or makes it and the directories above it.
-    pub(super) fn open_or_make(&self, path: &Path, kind: Kind) -> Result<OwnedFd, Status> {
+    pub(crate) fn open_or_make(&self, path: &Path, kind: Kind) -> Result<OwnedFd, Status> {
         match self.open(path, OFlags::PATH) {
             Err(Errno::NOENT) => self.make(path, kind),
             result => result.context(|| format!("open {} in the container", path.display())),
@@ -51,7 +51,7 @@ impl Root {
     }
 
     /// Opens the directory that holds `path`, and gives the name in it.
-    pub(super) fn parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), Status> {
+    pub(crate) fn parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), Status> {
         let name = path
             .file_name()
             .ok_or_else(|| refuse(format!("{path:?} names no file")))?;
@@ -110,7 +110,7 @@ impl Root {
     }
 }
 
-fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+pub(super) fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some("..".into()),
@@ -119,7 +119,7 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
 }
 
 /// Where a symbolic link leads; `None` for anything else.
-fn link_target(fd: &OwnedFd) -> Result<Option<PathBuf>, Errno> {
+pub(super) fn link_target(fd: &OwnedFd) -> Result<Option<PathBuf>, Errno> {
     let status = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
     if FileType::from_raw_mode(status.st_mode) != FileType::Symlink {
         return Ok(None);

@@ -7,26 +7,26 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 /// `MOUNT_ATTR_…` flags to set and to clear (mount_setattr(2)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
-    pub(super) set: u64,
-    pub(super) clear: u64,
+pub(crate) struct Attributes {
+    pub(crate) set: u64,
+    pub(crate) clear: u64,
 }
 
-pub(super) const RDONLY: u64 = 0x01;
-pub(super) const NOSUID: u64 = 0x02;
-pub(super) const NODEV: u64 = 0x04;
-pub(super) const NOEXEC: u64 = 0x08;
+pub(crate) const RDONLY: u64 = 0x01;
+pub(crate) const NOSUID: u64 = 0x02;
+pub(crate) const NODEV: u64 = 0x04;
+pub(crate) const NOEXEC: u64 = 0x08;
 /// The three ways of access times are a number, not bits.
-pub(super) const ATIME: u64 = 0x70;
-pub(super) const RELATIME: u64 = 0x00;
-pub(super) const NOATIME: u64 = 0x10;
-pub(super) const STRICTATIME: u64 = 0x20;
-pub(super) const NODIRATIME: u64 = 0x80;
-pub(super) const NOSYMFOLLOW: u64 = 0x20_0000;
+pub(crate) const ATIME: u64 = 0x70;
+pub(crate) const RELATIME: u64 = 0x00;
+pub(crate) const NOATIME: u64 = 0x10;
+pub(crate) const STRICTATIME: u64 = 0x20;
+pub(crate) const NODIRATIME: u64 = 0x80;
+pub(crate) const NOSYMFOLLOW: u64 = 0x20_0000;
 const IDMAP: u64 = 0x10_0000;
 
 impl Attributes {
-    pub(super) fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
@@ -41,7 +41,7 @@ struct MountAttr {
 }
 
 /// Changes a mount, and those below it if `recursive`.
-pub(super) fn set_attributes(
+pub(crate) fn set_attributes(
     mount: impl AsFd,
     attributes: Attributes,
     recursive: bool,
@@ -59,7 +59,7 @@ pub(super) fn set_attributes(
 }
 
 /// Maps the ids on a mount that is attached nowhere yet.
-pub(super) fn map_ids(
+pub(crate) fn map_ids(
     mount: impl AsFd,
     user_namespace: impl AsFd,
     recursive: bool,
