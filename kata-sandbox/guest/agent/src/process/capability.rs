@@ -75,7 +75,13 @@ impl Capabilities {
             effective: mask(&sets.effective) & known(),
             inheritable: mask(&sets.inheritable) & known(),
             permitted: mask(&sets.permitted) & known(),
-            ambient: mask(&sets.ambient) & known(),
+            // The kernel raises none that is not permitted and inheritable too;
+            // runc's own specification asks for some that are not, and goes on
+            // without them.
+            ambient: mask(&sets.ambient)
+                & known()
+                & mask(&sets.permitted)
+                & mask(&sets.inheritable),
         })
     }
 
@@ -157,6 +163,19 @@ mod tests {
     fn names_are_taken_in_any_case_and_unknown_ones_skipped() {
         let names = ["CAP_CHOWN", "cap_kill", "CAP_FUTURE"].map(String::from);
         assert_eq!(mask(&names), 1 | 1 << 5);
+    }
+
+    #[test]
+    fn an_ambient_capability_that_cannot_be_inherited_is_left_out() {
+        let kill = vec!["CAP_KILL".to_owned()];
+        let mut sets = LinuxCapabilities {
+            permitted: kill.clone(),
+            ambient: kill.clone(),
+            ..LinuxCapabilities::default()
+        };
+        assert_eq!(Capabilities::new(Some(&sets)).ambient, 0);
+        sets.inheritable = kill;
+        assert_eq!(Capabilities::new(Some(&sets)).ambient, 1 << 5);
     }
 
     #[test]

@@ -1,0 +1,193 @@
+//! Making a container, up to the point where its program could start.
+
+use std::collections::BTreeMap;
+
+use kata_sandbox::Sandbox;
+
+use super::pid_file;
+use super::terminal::Console;
+use crate::bundle::{Bundle, console_size};
+use crate::cli::{Arguments, Globals, NAME};
+use crate::client;
+use crate::failure::{Failure, Result};
+use crate::pod::{Membership, membership};
+use crate::proxy::{Order, Proxy, Task};
+use crate::root::{ContainerDir, Root};
+use crate::state::{Record, Status};
+
+/// The command.
+pub(crate) fn create(globals: &Globals, arguments: &Arguments) -> Result<u8> {
+    let made = client::block_on(make(globals, arguments, true)).and_then(|made| made?.settle());
+    made.map(|_| 0)
+        .map_err(|failure| failure.in_context(&format!("{NAME} create failed")))
+}
+
+/// A container that was made, and that nobody knows of yet.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) record: Record,
+    pub(super) proxy: Proxy,
+    pub(super) console: Console,
+}
+
+/// Makes a container as `create` and `run` are asked to.
+pub(super) async fn make(globals: &Globals, arguments: &Arguments, detach: bool) -> Result<Made> {
+    refuse_descriptors(arguments)?;
+    let bundle = Bundle::load(arguments.filled("bundle"))?;
+    let id = arguments.argument(0)?;
+    let root = Root::open(&globals.root)?;
+    let size = console_size(bundle.spec.oci().process().as_ref());
+    let (directory, _lock) = root.reserve(id)?;
+    let made = async {
+        let console = Console::open(
+            bundle.terminal(),
+            detach,
+            arguments.filled("console-socket"),
+            size,
+        )?;
+        let mut record = describe(&root, id, &bundle)?;
+        directory.save(&record)?;
+        let sandbox = match record.owns_sandbox {
+            true => Some(client::boot(globals, &record.sandbox, &bundle.spec).await?),
+            false => None,
+        };
+        match begin(
+            globals,
+            arguments,
+            &bundle,
+            &mut record,
+            &directory,
+            &console,
+        )
+        .await
+        {
+            Ok(proxy) => Ok((record, proxy, console)),
+            Err(failure) => {
+                end(sandbox).await;
+                Err(failure)
+            }
+        }
+    };
+    match made.await {
+        Ok((record, proxy, console)) => Ok(Made {
+            record,
+            proxy,
+            console,
+        }),
+        Err(failure) => {
+            directory.remove()?;
+            Err(failure)
+        }
+    }
+}
+
+/// Descriptors beyond the standard streams stay on this side.
+pub(super) fn refuse_descriptors(arguments: &Arguments) -> Result<()> {
+    if arguments.number("preserve-fds") > 0 {
+        return Err(Failure::new(
+            "--preserve-fds: descriptors of the host cannot be passed into a virtual machine",
+        ));
+    }
+    if std::env::var_os("LISTEN_FDS").is_some() {
+        log::warn!("LISTEN_FDS: descriptors of the host are not passed into a virtual machine");
+    }
+    Ok(())
+}
+
+fn describe(root: &Root, id: &str, bundle: &Bundle) -> Result<Record> {
+    let spec = bundle.spec.oci();
+    let annotations: BTreeMap<String, String> = spec
+        .annotations()
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let own = client::library_id(id);
+    let (sandbox, owns_sandbox) = match membership(id, &annotations)? {
+        Membership::Own => (own.clone(), true),
+        Membership::Joins(pod) => (sandbox_of(root, &pod)?, false),
+    };
+    Ok(Record {
+        oci_version: spec.version().clone(),
+        id: id.to_owned(),
+        process: None,
+        status: Status::Creating,
+        bundle: bundle.path.clone(),
+        rootfs: bundle.rootfs(),
+        created: jiff::Timestamp::now(),
+        annotations,
+        sandbox,
+        guest_id: own,
+        owns_sandbox,
+        terminal: bundle.terminal(),
+        uid: rustix::process::geteuid().as_raw(),
+    })
+}
+
+/// The sandbox of a pod's first container.
+fn sandbox_of(root: &Root, pod: &str) -> Result<String> {
+    let found = root
+        .load(pod)
+        .map_err(|failure| failure.in_context(&format!("the pod's sandbox container {pod}")))?;
+    Ok(found.sandbox)
+}
+
+async fn begin(
+    globals: &Globals,
+    arguments: &Arguments,
+    bundle: &Bundle,
+    record: &mut Record,
+    directory: &ContainerDir,
+    console: &Console,
+) -> Result<Proxy> {
+    let mut proxy = Proxy::start(console.stdio()?)?;
+    let order = Order {
+        globals: globals.clone(),
+        sandbox: record.sandbox.clone(),
+        container: record.guest_id.clone(),
+        terminal: console.is_terminal(),
+        task: Task::Create {
+            bundle: bundle.path.clone(),
+            rootfs: record.rootfs.clone(),
+            spec: Box::new(bundle.spec.oci().clone()),
+        },
+    };
+    let begun = proxy.order(&order).and_then(|()| {
+        record.process = Some(proxy.process()?);
+        record.status = Status::Created;
+        pid_file::write(arguments.filled("pid-file"), proxy.process()?.pid)?;
+        directory.save(record)
+    });
+    match begun {
+        Ok(()) => Ok(proxy),
+        Err(failure) => {
+            proxy.abandon();
+            Err(failure)
+        }
+    }
+}
+
+/// Ends a sandbox whose container could not be made.
+async fn end(sandbox: Option<Sandbox>) {
+    let Some(sandbox) = sandbox else { return };
+    if let Err(error) = sandbox.delete().await {
+        log::warn!(error:%; "a sandbox could not be ended");
+    }
+}
+
+impl Made {
+    /// Lets the container be by itself: its terminal goes to whoever wants it.
+    pub(super) fn settle(self) -> Result<Record> {
+        let Self {
+            record,
+            mut proxy,
+            console,
+            ..
+        } = self;
+        if let Console::Socket { pty, socket } = console {
+            pty.send_master(&socket)?;
+        }
+        proxy.settle()?;
+        Ok(record)
+    }
+}

@@ -1,0 +1,39 @@
+//! Starting a container's program.
+
+use crate::cli::{Arguments, Globals};
+use crate::client;
+use crate::failure::{Failure, Result};
+use crate::root::{Locked, Root};
+use crate::state::Status;
+
+/// The command.
+pub(crate) fn start(globals: &Globals, arguments: &Arguments) -> Result<u8> {
+    let locked = Root::open(&globals.root)?.lock(arguments.argument(0)?)?;
+    client::block_on(begin(globals, locked))??;
+    Ok(0)
+}
+
+/// Starts the program of a created container.
+pub(super) async fn begin(globals: &Globals, mut locked: Locked) -> Result<()> {
+    match locked.record.status() {
+        Status::Created => {}
+        Status::Stopped => {
+            return Err(Failure::new("cannot start a container that has stopped"));
+        }
+        Status::Running => {
+            return Err(Failure::new("cannot start an already running container"));
+        }
+        other => {
+            return Err(Failure::new(format!(
+                "cannot start a container in the {other} state"
+            )));
+        }
+    }
+    let Some(container) = client::container(globals, &locked.record).await? else {
+        return Err(Failure::new("cannot start a container that has stopped"));
+    };
+    // Its streams are the proxy's.
+    drop(container.start().await?);
+    locked.record.status = Status::Running;
+    locked.directory.save(&locked.record)
+}

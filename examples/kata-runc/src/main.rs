@@ -1,0 +1,28 @@
+//! runc's command line on kata-sandbox: the same commands, options and answers,
+//! with each container in a virtual machine.
+//!
+//! It is an example of the library's public API, and a runtime that Podman,
+//! containerd and Docker drive as they drive runc. `docs/kata-runc.md` says how
+//! its processes share the work.
+
+mod bundle;
+mod cli;
+mod client;
+mod command;
+mod config;
+mod console;
+mod failure;
+mod inherited;
+mod lock;
+mod logging;
+mod network;
+mod pod;
+mod proxy;
+mod root;
+mod state;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os().skip(1).collect())
+}
