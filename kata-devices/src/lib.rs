@@ -26,6 +26,7 @@ pub mod blk;
 pub mod console;
 pub mod fs;
 pub mod net;
+pub mod pci;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

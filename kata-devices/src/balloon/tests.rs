@@ -1,4 +1,8 @@
 //! A balloon through real rings on virtio-mmio.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
 
 use std::time::Duration;
 

@@ -1,4 +1,8 @@
 //! Disks through real rings on virtio-mmio, with either engine.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -1,4 +1,8 @@
 //! A console through real rings on virtio-mmio.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,4 +1,8 @@
 //! Cards through real rings on virtio-mmio, over sockets and over a real tap.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;

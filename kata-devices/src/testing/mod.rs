@@ -13,8 +13,10 @@
 
 mod memory;
 mod mmio;
+mod pci;
 mod ring;
 
 pub use memory::{Arena, SECOND_REGION};
 pub use mmio::{Line, MmioDriver};
+pub use pci::{BAR_ADDRESS, PciDriver, Vectors};
 pub use ring::{Descriptor, DriverQueue, NEXT, TABLE, WRITE};

@@ -2,7 +2,8 @@
 //!
 //! A [`VirtioDevice`] knows queues, features and a configuration space, and
 //! nothing of registers. A transport knows registers, and nothing of what the
-//! device does: [`mmio::MmioTransport`] in this process, or a
+//! device does: [`mmio::MmioTransport`] or
+//! [`pci::PciTransport`] in this process, or a
 //! [`vhost_user::Server`](crate::vhost_user::Server) for a monitor elsewhere.
 //!
 //! ```text
@@ -23,6 +24,7 @@
 //! Guest-controlled: everything that a transport hands over, and the queues.
 
 pub mod mmio;
+pub mod pci;
 
 mod chain;
 mod device;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceKind;
+use super::negotiation::Area;
 
 /// What a device keeps beside its queues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +106,17 @@ pub(super) struct SavedQueue {
     pub(super) next_available: u16,
     pub(super) next_used: u16,
     pub(super) vector: Option<u16>,
+}
+
+impl SavedQueue {
+    /// Where a part of the queue is.
+    pub(super) fn area(&self, area: Area) -> u64 {
+        match area {
+            Area::Descriptors => self.descriptors,
+            Area::Available => self.available,
+            Area::Used => self.used,
+        }
+    }
 }
 
 /// What a transport keeps: the negotiation, the queues and the device's state.
