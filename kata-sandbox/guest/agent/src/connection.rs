@@ -76,6 +76,10 @@ const WAITING: [&str; 5] = [
     "GetOOMEvent",
 ];
 
+/// Calls that are given up when the caller's time is up, and know how to leave
+/// things then: a container that did not start in time has stopped.
+const LIMITED: [&str; 2] = ["StartContainer", "ListProcesses"];
+
 /// Answers that are owed and answers sent.
 #[derive(Debug, Default)]
 struct Progress {
@@ -113,6 +117,16 @@ struct Counting {
 #[async_trait(?Send)]
 impl Handler for Counting {
     async fn handle(&self, service: &str, method: &str, request: Bytes) -> Result<Vec<u8>, Status> {
+        self.handle_within(service, method, request, None).await
+    }
+
+    async fn handle_within(
+        &self,
+        service: &str,
+        method: &str,
+        request: Bytes,
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, Status> {
         if WAITING.contains(&method) {
             let answer = self.agent.handle(service, method, request).await;
             self.progress.count(&self.progress.owed);
@@ -121,7 +135,18 @@ impl Handler for Counting {
         self.progress.count(&self.progress.owed);
         let agent = Rc::clone(&self.agent);
         let (service, name) = (service.to_owned(), method.to_owned());
-        let work = spawn_local(async move { agent.handle(&service, &name, request).await });
+        let limit = limit.filter(|_| LIMITED.contains(&method));
+        let work = spawn_local(async move {
+            let work = agent.handle(&service, &name, request);
+            let Some(limit) = limit else {
+                return work.await;
+            };
+            let late = |_| {
+                let message = format!("{name} was not done within {} ms", limit.as_millis());
+                Err(Status::new(Code::DeadlineExceeded, message))
+            };
+            tokio::time::timeout(limit, work).await.unwrap_or_else(late)
+        });
         let lost = |_| Err(Status::new(Code::Aborted, format!("{method} was given up")));
         work.await.unwrap_or_else(lost)
     }

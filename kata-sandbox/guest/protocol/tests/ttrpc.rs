@@ -184,3 +184,40 @@ async fn a_request_over_the_limit_is_refused_before_it_is_sent() {
         .unwrap_err();
     assert_eq!(error.code(), Some(Code::ResourceExhausted));
 }
+
+/// Answers with the time that its caller gives it.
+struct Patient;
+
+#[async_trait(?Send)]
+impl Handler for Patient {
+    async fn handle(&self, _: &str, _: &str, _: Bytes) -> Result<Vec<u8>, Status> {
+        Err(Status::new(Code::Internal, "no time was said"))
+    }
+
+    async fn handle_within(
+        &self,
+        _: &str,
+        _: &str,
+        _: Bytes,
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, Status> {
+        Err(Status::new(Code::Aborted, format!("{limit:?}")))
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_told_how_long_the_caller_waits() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let errors = LocalSet::new()
+        .run_until(async move {
+            tokio::task::spawn_local(serve(far, Rc::new(Patient)));
+            let agent = AgentServiceClient(Client::new(near));
+            [
+                agent.wait_process(&wait("x"), SOON).await.unwrap_err(),
+                agent.wait_process(&wait("x"), None).await.unwrap_err(),
+            ]
+        })
+        .await;
+    assert_eq!(errors[0].to_string(), "WaitProcess: Some(5s)");
+    assert_eq!(errors[1].to_string(), "WaitProcess: None");
+}

@@ -235,7 +235,6 @@ impl Containers {
             container.blueprint.namespaces.ids.is_some(),
         );
         let work = || {
-            super::first_process::hide_from_containers()?;
             move_into_thread_name_spaces(pidfd, kinds)
                 .context(|| format!("enter container {id:?}, which must not have stopped"))?;
             work().map_err(|message| Status::new(Code::Internal, message))?;

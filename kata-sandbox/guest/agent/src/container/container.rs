@@ -113,6 +113,8 @@ pub(super) struct Container {
     pub(super) namespaces: ThreadNameSpaceType,
     /// To the first process, until it is started.
     pub(super) control: RefCell<Option<Control>>,
+    /// Its program runs, or has run.
+    pub(super) started: Cell<bool>,
     pub(super) paused: Cell<bool>,
     /// The home directory that was looked up last.
     pub(super) home: RefCell<Option<Home>>,
@@ -142,7 +144,7 @@ impl Container {
     pub(super) fn must_run(&self) -> Result<(), Status> {
         let state = if self.init.child.exited().is_some() {
             "has stopped"
-        } else if self.control.borrow().is_some() {
+        } else if !self.started.get() {
             "is not started"
         } else if self.paused.get() {
             "is paused"

@@ -74,6 +74,10 @@ impl Containers {
         let cgroup = Rc::clone(&unfinished.cgroup);
         limit(&cgroup, &blueprint)?;
         let (child_ends, agent_ends) = streams.open(self.config.pipe_size)?;
+        // In a user namespace of its own it may look only into what is there.
+        if blueprint.task.privileges.may_trace() && blueprint.namespaces.ids.is_none() {
+            self.tracers.set(true);
+        }
         let (child, control) = self.first_process(&cgroup, &blueprint, &child_ends)?;
         unfinished.child = Some(child.clone());
         drop(child_ends);
@@ -106,6 +110,7 @@ impl Containers {
             execs: std::cell::RefCell::default(),
             starting: std::cell::RefCell::default(),
             control: Some(control).into(),
+            started: false.into(),
             paused: false.into(),
             home: None.into(),
         });
@@ -168,8 +173,11 @@ impl Containers {
             let message = format!("container {:?} has stopped", request.container_id);
             return Err(Status::new(Code::FailedPrecondition, message));
         }
+        let unstarted = Unstarted(&container);
         control.go()?;
         control.executed().await?;
+        container.started.set(true);
+        drop(unstarted);
         let pid = container.init.child.pid().as_raw_nonzero().get();
         if !container.blueprint.hooks.poststart.is_empty() {
             let state = container.blueprint.state(state::Status::Running, pid);
@@ -183,6 +191,23 @@ impl Containers {
         Ok(StartedProcess {
             pid: pid.unsigned_abs(),
         })
+    }
+}
+
+/// A container whose program is about to run. Should nobody wait for it any
+/// longer, it has stopped, rather than start at a time that nobody knows.
+struct Unstarted<'a>(&'a Container);
+
+impl Drop for Unstarted<'_> {
+    fn drop(&mut self) {
+        let container = self.0;
+        if container.started.get() {
+            return;
+        }
+        container.init.note_kill();
+        if let Err(error) = container.cgroup.kill() {
+            warn!(container = container.blueprint.id.as_str(), error:%; "cannot end what did not start");
+        }
     }
 }
 

@@ -4,6 +4,11 @@
 //! control group and pid namespace; the copy enters the rest of the namespaces
 //! with a single setns(2) and becomes the program. Everything that can be made
 //! ready is ready before the copy.
+//!
+//! Where a container may have CAP_SYS_PTRACE that is too much to show: its
+//! processes could take the copy over while it has all privileges. There the
+//! copy stays out of the pid namespace, gives everything up, and only then has
+//! a process born in it that becomes the program.
 
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -11,16 +16,17 @@ use std::sync::OnceLock;
 use kata_protocol::agent::{ExecProcessRequest, StartedProcess};
 use kata_protocol::ttrpc::{Code, Status};
 use rustix::process::Signal;
-use rustix::thread::move_into_thread_name_spaces;
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::blueprint::Task;
 use super::container::{Container, Process};
-use super::first_process::{become_program, hide_from_containers, join_stdio};
+use super::first_process::{become_program, control_terminal, join_stdio};
 use super::{Containers, check_id};
 use crate::process::{
-    Account, Child, Context as _, Copy, CopyControl, Home, clone_self, control_pair,
-    detach_from_agent, refuse,
+    Account, Child, Context as _, Copy, CopyControl, Home, Legacy, clone_self, control_pair,
+    detach_from_agent, refuse, reset_signals,
 };
+use crate::seccomp::Filter;
 use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
 
 impl Containers {
@@ -69,7 +75,11 @@ impl Containers {
         };
         let oom_kills = container.cgroup.oom_kills();
         let known = container.home.borrow().clone();
-        let child = self.own.within_pid_of(container.init.child.pidfd(), || {
+        let hidden = self.tracers.get();
+        if task.privileges.may_trace() && container.blueprint.namespaces.ids.is_none() {
+            self.tracers.set(true);
+        }
+        let mut clone = || {
             clone_self(&copy, || {
                 let work = Work {
                     container: &container,
@@ -77,21 +87,33 @@ impl Containers {
                     control: &copy_control,
                     home: known.as_ref(),
                 };
-                copy_control.failed(&work.run(&mut task));
-                127
+                work.run(&mut task, hidden)
             })
             .context(|| "make a process")
-        })?;
+        };
+        let pidfd = container.init.child.pidfd();
+        let mut child = match hidden {
+            true => clone()?,
+            false => self.own.within_pid_of(pidfd, clone)?,
+        };
         drop((child_ends, copy_control));
-        let pid = child.pid().as_raw_nonzero().get().unsigned_abs();
         starting.child = Some(child.clone());
-        let legacy = match control.executed().await {
-            Ok(legacy) => legacy,
+        let mut legacy = Legacy::default();
+        if hidden {
+            let succeeded = control.successor().await;
+            child.wait().await;
+            (child, legacy) = succeeded?;
+            starting.child = Some(child.clone());
+            control.go()?;
+        }
+        let pid = child.pid().as_raw_nonzero().get().unsigned_abs();
+        match control.executed().await {
+            Ok(more) => legacy.extend(more),
             Err(status) => {
                 child.wait().await;
                 return Err(status);
             }
-        };
+        }
         let process = Process::new(child, agent_ends.connect(legacy.terminal)?, oom_kills);
         if legacy.home.is_some() {
             *container.home.borrow_mut() = legacy.home;
@@ -162,24 +184,65 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Joins the container and becomes the program; returns only if it cannot.
-    fn run(&self, task: &mut Task) -> Status {
-        match self.join(task) {
-            Ok(account) => become_program(task, &account, self.container.blueprint.filter.as_ref()),
-            Err(status) => status,
-        }
+    /// Joins the container and becomes the program, itself or, where it must not
+    /// be seen, in a process that goes on for it; gives an exit status otherwise.
+    fn run(&self, task: &mut Task, hidden: bool) -> i32 {
+        let failure = if hidden {
+            match self.send_successor(task) {
+                Ok(()) => return 0,
+                Err(status) => status,
+            }
+        } else {
+            match self.join(task, false).and_then(|account| {
+                detach_from_agent().context(|| "leave the agent's session")?;
+                control_terminal(self.ends)?;
+                Ok(account)
+            }) {
+                Ok(account) => become_program(task, &account, self.filter()),
+                Err(status) => status,
+            }
+        };
+        self.control.failed(&failure);
+        127
     }
 
-    fn join(&self, task: &mut Task) -> Result<Account, Status> {
-        hide_from_containers()?;
-        detach_from_agent().context(|| "leave the agent's session")?;
+    fn filter(&self) -> Option<&Filter> {
+        self.container.blueprint.filter.as_ref()
+    }
+
+    /// Gives up what the program is not to have, and has it go on from there.
+    fn send_successor(&self, task: &mut Task) -> Result<(), Status> {
+        let account = self.join(task, true)?;
+        reset_signals().context(|| "reset the signals")?;
+        let Task {
+            program,
+            privileges,
+            ..
+        } = task;
+        privileges.assume(&account, self.filter(), || program.enter_directory())?;
+        self.control.succeed(|| {
+            let sealed = rustix::process::setsid()
+                .context(|| "make a session")
+                .and_then(|_| control_terminal(self.ends))
+                .and_then(|()| privileges.seal(self.filter()));
+            self.control.failed(&match sealed {
+                Ok(()) => program.execute(),
+                Err(status) => status,
+            });
+            127
+        })
+    }
+
+    fn join(&self, task: &mut Task, hidden: bool) -> Result<Account, Status> {
         if own_oom_score() != Some(task.oom_score) {
             // Through the agent's /proc, before the container's is all there is.
             std::fs::write("/proc/self/oom_score_adj", task.oom_score.to_string())
                 .context(|| format!("set the OOM score to {}", task.oom_score))?;
         }
         let container = self.container;
-        move_into_thread_name_spaces(container.init.child.pidfd(), container.namespaces)
+        let mut kinds = container.namespaces;
+        kinds.set(ThreadNameSpaceType::PROCESS_ID, hidden);
+        move_into_thread_name_spaces(container.init.child.pidfd(), kinds)
             .context(|| "join the container's namespaces")?;
         rustix::process::umask(rustix::fs::Mode::from(0o022));
         let account = task.user.resolve()?;

@@ -40,7 +40,6 @@ fn make_container(
     control: &CopyControl,
 ) -> Result<(Task, Account), Status> {
     detach_from_agent().context(|| "leave the agent's session")?;
-    hide_from_containers()?;
     if blueprint.namespaces.ids.is_some() {
         control.wait_for_go()?;
     }
@@ -71,6 +70,7 @@ fn make_container(
     // A file there is reported when it is entered, as the user it will be.
     drop(directory);
     join_stdio(ends, &account, control, true)?;
+    control_terminal(ends)?;
     let read_only = blueprint.read_only;
     rootfs::finish(&blueprint.linux.rootfs_propagation, read_only)?;
     rustix::process::umask(rustix::fs::Mode::from(0o022));
@@ -94,19 +94,15 @@ pub(super) fn become_program(task: &Task, account: &Account, filter: Option<&Fil
     match task
         .privileges
         .assume(account, filter, || program.enter_directory())
+        .and_then(|()| task.privileges.seal(filter))
     {
         Ok(()) => program.execute(),
         Err(status) => status,
     }
 }
 
-/// Until it is the container's program, this process has the agent's memory.
-pub(super) fn hide_from_containers() -> Result<(), Status> {
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .context(|| "hide the agent's memory from containers")
-}
-
-/// Joins the standard streams, or makes the terminal that is all three.
+/// Joins the standard streams, or makes the terminal that is all three; it is
+/// not the controlling one yet ([`control_terminal`]).
 pub(super) fn join_stdio(
     ends: &ChildEnds,
     account: &Account,
@@ -123,14 +119,21 @@ pub(super) fn join_stdio(
             let Terminal { master, slave } = Terminal::open(*size)?;
             own(account, [&slave].into_iter());
             control.terminal(&master)?;
-            rustix::process::ioctl_tiocsctty(&slave)
-                .context(|| "make the terminal the controlling one")?;
             if console {
                 devices::console(&slave)?;
             }
             standard(&slave, &slave, &slave)
         }
     }
+}
+
+/// Makes the terminal, if there is one, that of the calling process's session.
+pub(super) fn control_terminal(ends: &ChildEnds) -> Result<(), Status> {
+    if let ChildEnds::Terminal(_) = ends {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+            .context(|| "make the terminal the controlling one")?;
+    }
+    Ok(())
 }
 
 fn standard(stdin: impl AsFd, stdout: impl AsFd, stderr: impl AsFd) -> Result<(), Status> {

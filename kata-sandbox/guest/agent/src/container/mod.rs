@@ -36,13 +36,14 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use kata_protocol::ttrpc::{Code, Status};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cgroup::OomWatch;
 use crate::files::Volumes;
@@ -77,6 +78,8 @@ pub(crate) struct Containers {
     /// `None` while it is being made.
     all: RefCell<HashMap<String, Option<Rc<Container>>>>,
     oom: Rc<OomWatch>,
+    /// A container's process may look into others that it sees.
+    tracers: Cell<bool>,
 }
 
 impl Containers {
@@ -89,12 +92,15 @@ impl Containers {
         // It lasts as long as the agent.
         drop(crate::process::watch()?);
         Volumes::trust_what_is_mounted()?;
+        // Nor do its copies show their memory, until they are other programs.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         Ok(Rc::new(Self {
             config,
             own: OwnNamespaces::open()?,
             sandbox: RefCell::default(),
             all: RefCell::default(),
             oom: OomWatch::start()?,
+            tracers: Cell::new(false),
         }))
     }
 

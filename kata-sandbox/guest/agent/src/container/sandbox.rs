@@ -11,7 +11,6 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
-use super::first_process::hide_from_containers;
 use super::rootfs;
 use crate::files::Root;
 use crate::process::{
@@ -124,7 +123,6 @@ fn collect_orphans(control: CopyControl) -> i32 {
 /// has neither the guest's files nor any privilege.
 fn give_everything_up() -> Result<(), Status> {
     detach_from_agent().context(|| "leave the agent's session")?;
-    hide_from_containers()?;
     unshare(UnshareFlags::NEWNS).context(|| "make a mount namespace")?;
     mount_change(
         "/",

@@ -110,8 +110,8 @@ impl Privileges {
         })
     }
 
-    /// Makes the calling process what it is to be. `last` runs as the new user,
-    /// before the filter if that comes last.
+    /// Makes the calling process what it is to be, but for [`Self::seal`]. `last`
+    /// runs as the new user.
     ///
     /// # Errors
     /// When the kernel refuses; the message names the step.
@@ -143,11 +143,25 @@ impl Privileges {
         self.capabilities.apply()?;
         if self.no_new_privileges {
             set_no_new_privs(true).context(|| "give up new privileges")?;
-            if let Some(filter) = filter {
-                filter.install()?;
-            }
         }
         Ok(())
+    }
+
+    /// The filter that needs no privilege comes after all else: whatever is
+    /// left to do would have to pass it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn seal(&self, filter: Option<&Filter>) -> Result<(), Status> {
+        filter
+            .filter(|_| self.no_new_privileges)
+            .map_or(Ok(()), Filter::install)
+    }
+
+    /// Whether the process may look into others and change them, or a program
+    /// that it becomes may.
+    pub(crate) fn may_trace(&self) -> bool {
+        self.capabilities.may_trace()
     }
 }
 

@@ -85,6 +85,13 @@ impl Capabilities {
         })
     }
 
+    /// Whether CAP_SYS_PTRACE is had, or can be gained.
+    pub(super) fn may_trace(&self) -> bool {
+        const SYS_PTRACE: u64 = 1 << 19;
+        let all = self.bounding | self.permitted | self.inheritable | self.ambient;
+        all & SYS_PTRACE != 0
+    }
+
     /// Limits what can ever be gained. Needs CAP_SETPCAP: before the user
     /// changes.
     pub(super) fn bound(&self) -> Result<(), Status> {
@@ -156,6 +163,7 @@ mod tests {
         let number = |name: &str| NAMES.iter().position(|n| *n == name);
         assert_eq!(number("SYS_ADMIN"), Some(21));
         assert_eq!(number("MKNOD"), Some(27));
+        assert_eq!(number("SYS_PTRACE"), Some(19));
         assert_eq!(number("CHECKPOINT_RESTORE"), Some(40));
     }
 

@@ -77,6 +77,31 @@ pub(crate) fn clone_self(copy: &Copy<'_>, body: impl FnOnce() -> i32) -> io::Res
     }
 }
 
+/// In a copy: runs `body` in a process of its own that is the agent's child, as
+/// the copy is, in the pid namespace that the copy has chosen for its children.
+/// Gives its process id. What the copy has given up, the process does not have.
+///
+/// # Errors
+/// What clone(2) says; a seccomp filter may forbid it.
+pub(super) fn clone_successor(body: impl FnOnce() -> i32) -> io::Result<i32> {
+    debug_assert!(is_copy());
+    // clone3 has no place in the filters of today: they cannot look into its
+    // arguments.
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child has memory of its own and goes on with
+    // a copy of this stack; the other arguments are not used with these flags.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let status = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
+            // SAFETY: ends the process without running the agent's destructors.
+            unsafe { libc::_exit(status) }
+        }
+        pid => i32::try_from(pid).map_err(io::Error::other),
+    }
+}
+
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 #[repr(C)]
@@ -141,6 +166,16 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses, which it has no reason to.
 pub(crate) fn detach_from_agent() -> io::Result<()> {
+    reset_signals()?;
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// The same without the session.
+///
+/// # Errors
+/// When the kernel refuses, which it has no reason to.
+pub(crate) fn reset_signals() -> io::Result<()> {
     // SAFETY: plain calls on initialized sets; the copy has no other thread.
     // Handlers are reset by execve; only what is ignored would be inherited,
     // and Rust's runtime ignores SIGPIPE.
@@ -153,7 +188,6 @@ pub(crate) fn detach_from_agent() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    rustix::process::setsid()?;
     Ok(())
 }
 

@@ -19,9 +19,11 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::clone::clone_successor;
 use super::events::awaitable;
 use super::failure::Context as _;
 use super::home::Home;
+use super::reaper::{Child, adopt};
 
 /// The longest payload of a packet.
 const PAYLOAD: usize = 16 * 1024;
@@ -39,6 +41,8 @@ pub(crate) enum Message {
     Output(Vec<u8>),
     /// A home directory that was looked up.
     Home(Home),
+    /// The process that goes on in the copy's place, by its id.
+    Successor(i32),
     /// It cannot be done; the sender ends.
     Failed(Status),
 }
@@ -49,6 +53,7 @@ const TERMINAL: u8 = 3;
 const OUTPUT: u8 = 4;
 const FAILED: u8 = 5;
 const HOME: u8 = 6;
+const SUCCESSOR: u8 = 7;
 
 /// What a copy leaves when it becomes its program.
 #[derive(Debug, Default)]
@@ -57,6 +62,14 @@ pub(crate) struct Legacy {
     pub(crate) terminal: Option<OwnedFd>,
     /// A home directory that later copies need not look up.
     pub(crate) home: Option<Home>,
+}
+
+impl Legacy {
+    /// Adds what came later.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.terminal = more.terminal.or(self.terminal.take());
+        self.home = more.home.or(self.home.take());
+    }
 }
 
 /// The agent's end.
@@ -120,7 +133,32 @@ impl Control {
                 Some(Message::Ready) => return Ok(terminal),
                 Some(Message::Terminal(master)) => terminal = Some(master),
                 Some(Message::Failed(status)) => return Err(status),
-                Some(Message::Go | Message::Output(_) | Message::Home(_)) => return Err(babble()),
+                Some(
+                    Message::Go | Message::Output(_) | Message::Home(_) | Message::Successor(_),
+                ) => {
+                    return Err(babble());
+                }
+                None => return Err(died("while it was set up")),
+            }
+        }
+    }
+
+    /// Waits for the process that goes on in the copy's place, and follows it.
+    ///
+    /// # Errors
+    /// The copy's own failure, or that one of them died.
+    pub(crate) async fn successor(&self) -> Result<(Child, Legacy), Status> {
+        let mut legacy = Legacy::default();
+        loop {
+            match self.receive().await? {
+                Some(Message::Successor(pid)) => {
+                    let child = adopt(pid).context(|| "follow a process being set up")?;
+                    return Ok((child, legacy));
+                }
+                Some(Message::Terminal(master)) => legacy.terminal = Some(master),
+                Some(Message::Home(home)) => legacy.home = Some(home),
+                Some(Message::Failed(status)) => return Err(status),
+                Some(_) => return Err(babble()),
                 None => return Err(died("while it was set up")),
             }
         }
@@ -175,6 +213,31 @@ impl CopyControl {
             Some(Message::Go) => Ok(()),
             _ => Err(died("because the agent gave it up")),
         }
+    }
+
+    /// The same by read(2) alone, which any seccomp filter lets through.
+    fn wait_behind_filter(&self) -> Result<(), Status> {
+        let mut kind = [0];
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut kind));
+        match read.context(|| "wait for the agent")? {
+            1 if kind == [GO] => Ok(()),
+            _ => Err(died("because the agent gave it up")),
+        }
+    }
+
+    /// Goes on with `body` in a process that is born where the copy has chosen
+    /// for its children, once the agent follows it; its result is its exit
+    /// status. The copy is to end then.
+    ///
+    /// # Errors
+    /// When no process can be made, or the agent is gone.
+    pub(crate) fn succeed(&self, body: impl FnOnce() -> i32) -> Result<(), Status> {
+        let body = || match self.wait_behind_filter() {
+            Ok(()) => body(),
+            Err(_) => 127,
+        };
+        let pid = clone_successor(body).context(|| "go on in the container's pid namespace")?;
+        self.packet(SUCCESSOR, &pid.to_ne_bytes())
     }
 
     /// Says that the step is done.
@@ -295,6 +358,10 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
         (HOME, _) => {
             let home = Home::decode(payload).ok().filter(Home::is_sound);
             Message::Home(home.ok_or_else(malformed)?)
+        }
+        (SUCCESSOR, _) => {
+            let pid = payload.try_into().map_err(|_| malformed())?;
+            Message::Successor(i32::from_ne_bytes(pid))
         }
         (FAILED, _) => Message::Failed(Status::decode(payload).map_err(|_| malformed())?),
         _ => return Err(malformed()),

@@ -10,6 +10,10 @@
 //!   │  <── Control ───────┘         │
 //!   └─ reaper: SIGCHLD -> Exit      └─> apply identity, execve
 //! ```
+//!
+//! Where a container's processes might look into a copy that is still the
+//! agent's, the copy does all that needs privilege out of their sight, and a
+//! process without it goes on where they are ([`CopyControl::succeed`]).
 
 mod become_user;
 mod capability;
@@ -26,8 +30,8 @@ mod schedule;
 mod user;
 
 pub(crate) use become_user::Privileges;
-pub(crate) use clone::{Copy, clone_self, detach_from_agent, is_copy, unshare};
-pub(crate) use control::{Control, CopyControl, control_pair};
+pub(crate) use clone::{Copy, clone_self, detach_from_agent, is_copy, reset_signals, unshare};
+pub(crate) use control::{Control, CopyControl, Legacy, control_pair};
 pub(crate) use events::awaitable;
 pub(crate) use failure::{Context, refuse};
 pub(crate) use home::Home;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use log::warn;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::Notify;
 
@@ -53,6 +53,25 @@ pub(super) fn register(pid: Pid, pidfd: OwnedFd) -> Child {
         pidfd: Rc::new(pidfd),
         end,
     }
+}
+
+/// Starts to follow a child that a copy of the agent made for it. It may have
+/// ended, but must not have been collected: nobody would know how it ended.
+///
+/// # Errors
+/// When there is no such child, or it is one that is followed.
+pub(super) fn adopt(pid: i32) -> io::Result<Child> {
+    let none = || io::Error::other("there is no such child");
+    let pid = Pid::from_raw(pid).ok_or_else(none)?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let is_child = parent.is_some_and(|parent| parent.trim().parse() == Ok(own));
+    if !is_child || CHILDREN.with_borrow(|children| children.contains_key(&pid)) {
+        return Err(none());
+    }
+    Ok(register(pid, pidfd))
 }
 
 /// Collects the children of this process for as long as it lives, in a local

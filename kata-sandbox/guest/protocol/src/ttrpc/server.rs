@@ -1,6 +1,7 @@
 //! The answering side, for one thread: the agent has no other.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +21,20 @@ const CALLS: usize = 1024;
 pub trait Handler {
     /// Answers `/service/method`, given the encoded request.
     async fn handle(&self, service: &str, method: &str, request: Bytes) -> Result<Vec<u8>, Status>;
+
+    /// The same for a caller who waits no longer than `limit`, if there is one.
+    /// What is left half done by giving up is the handler's to know: unless it
+    /// says otherwise, a call is carried to its end.
+    async fn handle_within(
+        &self,
+        service: &str,
+        method: &str,
+        request: Bytes,
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, Status> {
+        let _ = limit;
+        self.handle(service, method, request).await
+    }
 }
 
 /// Answers the calls that come on `stream`, each in a local task of its own,
@@ -61,8 +76,10 @@ where
         tasks.spawn_local(async move {
             let result = match (header.kind, RequestEnvelope::decode(payload)) {
                 (Kind::Request, Ok(call)) => {
+                    let limit = u64::try_from(call.timeout_nano).ok().filter(|n| *n > 0);
+                    let limit = limit.map(Duration::from_nanos);
                     handler
-                        .handle(&call.service, &call.method, call.payload)
+                        .handle_within(&call.service, &call.method, call.payload, limit)
                         .await
                 }
                 (Kind::Request, Err(error)) => {

@@ -145,3 +145,28 @@ as_init!(
         assert_eq!(status, 0);
     }
 );
+
+as_init!(
+    a_container_that_does_not_start_in_time_has_stopped,
+    |machine: Machine| async move {
+        let mut request = machine.request("c", "sleep 1000");
+        let hook = kata_protocol::agent::Hook {
+            path: "/bin/sleep".into(),
+            args: vec!["sleep".into(), "1000".into()],
+            ..Default::default()
+        };
+        request.oci.as_mut().unwrap().hooks = Some(kata_protocol::agent::Hooks {
+            start_container: vec![hook],
+            ..Default::default()
+        });
+        machine.containers.create(request).await.unwrap();
+        let limit = std::time::Duration::from_millis(200);
+        let late = tokio::time::timeout(limit, machine.start("c")).await;
+        assert!(late.is_err());
+        let ended = machine.wait("c", "").await;
+        assert_eq!((ended.status, ended.oom), (137, false));
+        let status = machine.exec("c", "e", shell("true")).await.unwrap_err();
+        assert!(status.message.contains("has stopped"), "{status}");
+        machine.remove("c").await.unwrap();
+    }
+);

@@ -162,3 +162,104 @@ as_init!(
         machine.remove("c").await.unwrap();
     }
 );
+
+/// A process that may look into others.
+fn tracer(script: &str) -> kata_protocol::agent::Process {
+    let mut process = shell(script);
+    let sets = process.capabilities.as_mut().unwrap();
+    for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+        set.push("CAP_SYS_PTRACE".into());
+    }
+    process
+}
+
+as_init!(
+    no_process_is_seen_before_it_has_given_up_its_privileges,
+    |machine: Machine| async move {
+        // CAP_SYS_ADMIN is the agent's, and nobody's in the container.
+        let script = "while [ ! -e /tmp/end ]; do \
+                      grep -l 'CapEff:.*[2367abef].....$' /proc/[0-9]*/status 2>/dev/null; \
+                      done > /tmp/seen";
+        let mut request = machine.request("c", "");
+        request.oci.as_mut().unwrap().process = Some(tracer(script));
+        machine.create_and_start(request).await;
+        for round in 0..60 {
+            let id = format!("e{round}");
+            let process = if round % 2 == 0 {
+                shell("true")
+            } else {
+                tracer("true")
+            };
+            machine.exec("c", &id, process).await.unwrap();
+            assert_eq!(machine.wait("c", &id).await.status, 0);
+        }
+        std::fs::write(machine.path("rootfs/tmp/end"), "").unwrap();
+        machine.wait("c", "").await;
+        let seen = std::fs::read_to_string(machine.path("rootfs/tmp/seen")).unwrap();
+        assert_eq!(seen, "");
+        machine.remove("c").await.unwrap();
+    }
+);
+
+as_init!(
+    a_process_whose_making_is_hidden_is_as_any_other,
+    |machine: Machine| async move {
+        let mut request = machine.request("c", "");
+        request.oci.as_mut().unwrap().process = Some(tracer("sleep 1000"));
+        machine.create_and_start(request).await;
+        let mut process = shell("tty; id -u; echo $HOME; readlink /proc/self/ns/pid; exit 4");
+        process.terminal = true;
+        process.no_new_privileges = true;
+        process.user = Some(kata_protocol::agent::User {
+            uid: 1000,
+            ..Default::default()
+        });
+        machine.exec("c", "e", process).await.unwrap();
+        let output = machine.output("c", "e").await;
+        let lines: Vec<_> = output.lines().collect();
+        assert_eq!(lines[..3], ["/dev/pts/0", "1000", "/home/bob"]);
+        let pid = machine.exec("c", "f", tracer("readlink /proc/1/ns/pid; kill -9 $$"));
+        assert!(pid.await.unwrap() > 1);
+        let first = machine.output("c", "f").await;
+        assert_eq!(first.trim(), lines[3]);
+        assert_eq!(machine.wait("c", "e").await.status, 4);
+        assert_eq!(machine.wait("c", "f").await.signal, 9);
+        let mut missing = shell("");
+        missing.args = vec!["nothing".into()];
+        let status = machine.exec("c", "g", missing).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound);
+        machine.remove("c").await.unwrap();
+    }
+);
+
+as_init!(
+    a_filter_that_needs_no_privilege_may_forbid_making_processes,
+    |machine: Machine| async move {
+        use kata_protocol::agent::{LinuxSeccomp, LinuxSyscall};
+        let mut request = machine.request("c", "");
+        let spec = request.oci.as_mut().unwrap();
+        spec.process = Some(tracer("exec sleep 1000"));
+        spec.process.as_mut().unwrap().no_new_privileges = true;
+        let forbid = LinuxSyscall {
+            names: [
+                "clone", "clone3", "fork", "vfork", "sendmsg", "recvmsg", "setsid",
+            ]
+            .map(String::from)
+            .to_vec(),
+            action: "SCMP_ACT_ERRNO".into(),
+            ..LinuxSyscall::default()
+        };
+        spec.linux.as_mut().unwrap().seccomp = Some(LinuxSeccomp {
+            default_action: "SCMP_ACT_ALLOW".into(),
+            syscalls: vec![forbid],
+            ..LinuxSeccomp::default()
+        });
+        machine.create_and_start(request).await;
+        let mut process = shell("");
+        process.args = ["echo", "here"].map(String::from).to_vec();
+        process.no_new_privileges = true;
+        machine.exec("c", "e", process).await.unwrap();
+        assert_eq!(machine.output("c", "e").await, "here\n");
+        machine.remove("c").await.unwrap();
+    }
+);
