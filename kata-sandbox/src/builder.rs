@@ -271,14 +271,6 @@ pub(crate) fn settle_image(shared: &Shared, context: &Context) -> Result<Boot> {
         let error = context.error(ErrorKind::Unsupported, reason);
         return Err(error.with_remedy("make an image for this host with kata-image"));
     }
-    if boot.disk.is_some() {
-        let reason = format!(
-            "guest image {} has a root disk, and no backend of this version has block devices",
-            boot.name
-        );
-        let error = context.error(ErrorKind::Unsupported, reason);
-        return Err(error.with_remedy("use an image with an initramfs"));
-    }
     Ok(boot)
 }
 

@@ -18,6 +18,8 @@ use crate::image::Boot;
 pub(crate) const SHARE_TAG: &str = "kataShared";
 /// The guest's context id; each machine has its own vsock, so all have one.
 const GUEST_CID: u64 = 3;
+/// The serial number of the disk that the guest itself is on.
+const ROOT_DISK: &str = "kata-root";
 /// The vsock device's socket, in the machine's directory.
 const VSOCK: &str = "vsock";
 
@@ -87,7 +89,15 @@ impl Blueprint {
             tree: tree.clone(),
         });
         devices.rng = true;
-        devices.disks.clone_from(&self.disks);
+        // The guest's own root is the first disk that it finds.
+        devices
+            .disks
+            .extend(boot.disk.iter().map(|path| DiskConfig {
+                id: ROOT_DISK.to_owned(),
+                path: path.clone(),
+                read_only: true,
+            }));
+        devices.disks.extend(self.disks.iter().cloned());
         devices.spare_disks = self.spare_disks;
         VmConfig {
             id: self.id.clone(),

@@ -10,6 +10,7 @@ use oci_spec::runtime as oci;
 use tokio::sync::watch;
 
 use super::Engine;
+use super::hooks::HostHooks;
 use super::process::ProcessRecord;
 use super::shares::Share;
 use super::streams::Streams;
@@ -17,6 +18,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::exit::Signal;
 use crate::home::{ContainerFace, ContainerKey};
+use crate::sizing::Limits;
 use crate::state::{ContainerState, ContainerStep};
 
 /// How many processes executed in a container are known at once, those that
@@ -31,6 +33,12 @@ pub(crate) struct ContainerRecord {
     streams: Mutex<Option<Streams>>,
     /// What it has of the host, until it is deleted.
     shares: Mutex<Vec<Share>>,
+    /// What it is limited to, for the machine's size.
+    pub(super) limits: Mutex<Limits>,
+    /// Serial numbers of disks that it has, until it is deleted.
+    disks: Mutex<Vec<String>>,
+    /// Programs of the host that hear of its start and end.
+    hooks: HostHooks,
     oom: AtomicBool,
     /// Whether nobody will read what its processes wrote.
     given_up: watch::Sender<bool>,
@@ -40,6 +48,16 @@ pub(crate) struct ContainerRecord {
     changing: tokio::sync::Mutex<()>,
 }
 
+/// What a container has of the host.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) shares: Vec<Share>,
+    pub(super) limits: Limits,
+    /// Serial numbers.
+    pub(super) disks: Vec<String>,
+    pub(super) hooks: HostHooks,
+}
+
 impl ContainerRecord {
     /// One that is being made.
     pub(super) fn new(
@@ -47,12 +65,21 @@ impl ContainerRecord {
         process: oci::Process,
         terminal: bool,
         streams: Streams,
-        shares: Vec<Share>,
+        held: Held,
     ) -> Arc<Self> {
+        let Held {
+            shares,
+            limits,
+            disks,
+            hooks,
+        } = held;
         Arc::new(Self {
             face: ContainerFace::new(key, SystemTime::now(), process, terminal),
             streams: Mutex::new(Some(streams)),
             shares: Mutex::new(shares),
+            limits: Mutex::new(limits),
+            disks: Mutex::new(disks),
+            hooks,
             oom: AtomicBool::new(false),
             given_up: watch::Sender::new(false),
             next_exec: AtomicU64::new(0),
@@ -76,6 +103,10 @@ impl ContainerRecord {
 
     pub(crate) fn init(&self) -> &Arc<ProcessRecord> {
         &self.face.init
+    }
+
+    pub(super) fn hooks(&self) -> &HostHooks {
+        &self.hooks
     }
 
     /// Whether its first process has been started and has not ended.
@@ -108,6 +139,10 @@ impl ContainerRecord {
         let shares =
             std::mem::take(&mut *self.shares.lock().unwrap_or_else(PoisonError::into_inner));
         drop(shares);
+    }
+
+    pub(super) fn take_disks(&self) -> Vec<String> {
+        std::mem::take(&mut *self.disks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {

@@ -12,6 +12,7 @@ use super::Engine;
 use super::container::ContainerRecord;
 use super::process::ProcessRecord;
 use crate::error::{ErrorKind, Result};
+use crate::sizing::Limits;
 use crate::state::ContainerStep;
 use crate::stdio::PtySize;
 
@@ -65,6 +66,26 @@ impl Engine {
         resources: &oci::LinuxResources,
     ) -> Result<()> {
         let context = self.container_context("update container", record.id());
+        let limits = Limits::of(Some(resources));
+        let before = record.limits();
+        // A limit that is not named stays.
+        let limits = Limits {
+            millicpus: if limits.millicpus == 0 {
+                before.millicpus
+            } else {
+                limits.millicpus
+            },
+            memory: if limits.memory == 0 {
+                before.memory
+            } else {
+                limits.memory
+            },
+        };
+        self.grow_for(Limits {
+            millicpus: limits.millicpus.saturating_sub(before.millicpus),
+            memory: limits.memory.saturating_sub(before.memory),
+        })
+        .await;
         let request = UpdateContainerRequest {
             container_id: record.id().to_owned(),
             resources: Some(wire::resources(resources)),
@@ -73,7 +94,9 @@ impl Engine {
             .agent
             .calls()
             .update_container(&request, self.agent.deadline());
-        self.call(&context, call).await
+        self.call(&context, call).await?;
+        record.set_limits(limits);
+        Ok(())
     }
 
     /// Tells a process's terminal its size.

@@ -24,8 +24,13 @@ impl Engine {
             let is_there = is_current(&engine, &record);
             if is_there && !engine.state().has_ended() {
                 let exit = remove(&engine, &record, &own).await?;
+                engine.release_disks(record.take_disks()).await;
                 forget(&engine, &record);
+                record.hooks().poststop(&own).await;
                 return Ok(exit);
+            }
+            if is_there {
+                record.hooks().poststop(&own).await;
             }
             forget(&engine, &record);
             Ok(record.init().exit())

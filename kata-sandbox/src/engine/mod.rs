@@ -16,7 +16,11 @@ mod containers;
 mod control;
 mod create;
 mod delete;
+mod devices;
+mod disks;
+mod grow;
 mod guest_setup;
+mod hooks;
 mod monitor;
 mod nics;
 mod power;
@@ -24,6 +28,7 @@ mod process;
 mod pull;
 mod run;
 mod shares;
+mod sharing;
 mod site;
 mod stats;
 mod stop;
@@ -31,7 +36,8 @@ mod streams;
 mod tasks;
 mod translate;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use kata_devices::fs::SharedTree;
@@ -52,6 +58,7 @@ pub(crate) use site::journal_error;
 pub(crate) use streams::Streams;
 
 use containers::Containers;
+use disks::Disks;
 use shares::Shares;
 use site::Site;
 use tasks::Tasks;
@@ -80,6 +87,12 @@ pub(crate) struct Engine {
     agent: Agent,
     containers: Containers,
     shares: Shares,
+    size: grow::Size,
+    disks: Disks,
+    /// Whether the pid namespace of the sandbox is there to be shared.
+    shared_process_ids: bool,
+    /// What was said once and need not be said again.
+    said: std::sync::Mutex<BTreeSet<&'static str>>,
     /// Whether the agent has the port for standard streams; ours always has.
     stdio_port: OnceCell<bool>,
     vm: Arc<dyn Vm>,
@@ -117,6 +130,10 @@ impl Engine {
             agent,
             containers: Containers::default(),
             shares: Shares::new(tree),
+            size: grow::Size::new(blueprint.size),
+            disks: Disks::new(&blueprint.disks),
+            shared_process_ids: blueprint.shared_process_ids,
+            said: std::sync::Mutex::default(),
             stdio_port: OnceCell::new_with(announces.then_some(true)),
             vm,
             pausing: Mutex::new(()),
@@ -163,6 +180,17 @@ impl Engine {
     /// Waits until the sandbox has ended, and nothing of it is left.
     pub(crate) async fn ended(&self) -> SandboxExit {
         self.face.ended().await
+    }
+
+    /// Says once in the sandbox's life that a field means nothing here.
+    fn say_ignored(&self, container: &str, field: &'static str, why: &'static str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(field) {
+            log::info!(
+                sandbox_id = self.id(), container_id = container, field = field;
+                "ignored: {why}"
+            );
+        }
     }
 
     /// Notes how the sandbox ended; the first word counts.

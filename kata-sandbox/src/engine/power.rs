@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use kata_hypervisor::{MemorySize, Pause};
-use kata_protocol::agent::OnlineCpuMemRequest;
 
 use super::Engine;
 use crate::error::{Context, ErrorKind, Result};
@@ -67,33 +66,7 @@ impl Engine {
     ) -> Result<(u32, MemorySize)> {
         let context = self.context("resize sandbox");
         let (engine, own) = (Arc::clone(self), context.clone());
-        let work = async move { engine.change_size(vcpus, memory, &own).await };
+        let work = async move { engine.set_size((vcpus, memory), &own).await };
         self.complete(&context, work, |_, _| async {}).await
-    }
-
-    async fn change_size(
-        &self,
-        vcpus: u32,
-        memory: MemorySize,
-        context: &Context,
-    ) -> Result<(u32, MemorySize)> {
-        self.require_running(context)?;
-        let hotplug = self.vm.hotplug().ok_or_else(|| {
-            let reason = "its hypervisor cannot resize machines";
-            context.error(ErrorKind::Unsupported, reason)
-        })?;
-        let sized = hotplug.resize(vcpus, memory).await;
-        let sized = sized.map_err(|error| context.vm(error))?;
-        let request = OnlineCpuMemRequest {
-            wait: false,
-            nb_cpus: sized.0,
-            cpu_only: false,
-        };
-        let call = self
-            .agent
-            .calls()
-            .online_cpu_mem(&request, self.agent.deadline());
-        self.call(context, call).await?;
-        Ok(sized)
     }
 }

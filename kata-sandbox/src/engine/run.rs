@@ -45,6 +45,7 @@ impl Engine {
             let started = engine.call(&own, call).await?;
             record.init().note_pid(started.pid);
             record.step(&engine, ContainerStep::Start);
+            let hooks = Arc::clone(&record);
             let mut streams = record.take_streams().unwrap_or_default();
             streams.start_relays(&engine);
             engine.tasks.spawn(watch_init(
@@ -52,6 +53,7 @@ impl Engine {
                 Arc::clone(&record),
                 streams.take_ends(),
             ));
+            hooks.hooks().poststart(&own).await;
             Ok(streams)
         };
         // It was asked to run, and runs: nothing to undo.

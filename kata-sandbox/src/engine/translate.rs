@@ -8,6 +8,8 @@ use kata_devices::fs::Access;
 use kata_protocol::agent::Storage;
 use oci_spec::runtime as oci;
 
+use super::devices::{self, BlockDevice};
+use super::disks::Wanted as WantedDisk;
 use super::guest_setup::SHM;
 use super::shares::{Share, Shares};
 use crate::error::{Context, ErrorKind, Result};
@@ -17,6 +19,8 @@ use crate::spec::{ContainerSpec, Rootfs};
 const MAKE_DIRECTORIES: &str = "io.katacontainers.volume.overlayfs.create_directory";
 /// Where the guest has overlays, and what they keep in memory.
 const OVERLAYS: &str = "/run/kata-containers/overlays";
+/// Where the guest has root file systems that are on disks.
+const DISKS: &str = "/run/kata-containers/disks";
 
 /// What a container needs of the guest.
 #[derive(Debug)]
@@ -24,6 +28,18 @@ pub(super) struct Translated {
     pub(super) spec: oci::Spec,
     pub(super) shares: Vec<Share>,
     pub(super) storages: Vec<Storage>,
+    /// The disk with its root file system.
+    pub(super) root_disk: Option<RootDisk>,
+    /// Disks that it has as devices.
+    pub(super) block_devices: Vec<BlockDevice>,
+}
+
+/// A disk with a container's root file system on it.
+#[derive(Debug)]
+pub(super) struct RootDisk {
+    pub(super) disk: WantedDisk,
+    /// How the guest mounts it, once the disk has a serial number.
+    pub(super) storage: Storage,
 }
 
 /// Shares what the container needs. Touches the host's file systems: blocks.
@@ -42,11 +58,14 @@ pub(super) fn translate(
             spec: spec.spec.clone(),
             shares: Vec::new(),
             storages: Vec::new(),
+            root_disk: None,
+            block_devices: devices::block_devices(&spec.spec, context)?,
         },
     };
     translation.rootfs(&spec.rootfs)?;
     translation.mounts()?;
     translation.namespaces(id);
+    translation.labels();
     Ok(translation.made)
 }
 
@@ -77,15 +96,7 @@ impl Translation<'_> {
                 self.share_directory("the root file system", path, access)?
             }
             Rootfs::Overlay { lower, upper } => self.overlay(lower, upper.as_deref())?,
-            Rootfs::Block { path, .. } => {
-                let reason = format!(
-                    "a root file system on the block device {} needs a device that no \
-                     backend of this version has",
-                    path.display()
-                );
-                let error = self.context.error(ErrorKind::Unsupported, reason);
-                return Err(error.with_remedy("mount it on the host and use Rootfs::Dir"));
-            }
+            Rootfs::Block { path, fstype } => self.root_disk(path, fstype, read_only)?,
         };
         let root = self.made.spec.root_mut().get_or_insert_default();
         root.set_path(path.into()).set_readonly(Some(read_only));
@@ -148,18 +159,118 @@ impl Translation<'_> {
         Ok(mount_point)
     }
 
-    fn mounts(&mut self) -> Result<()> {
-        let mut mounts = self.made.spec.mounts().clone().unwrap_or_default();
-        for (index, mount) in mounts.iter_mut().enumerate() {
-            if is_bind(mount) {
-                let source = self.bind_source(index, mount)?;
-                mount
-                    .set_source(Some(source.into()))
-                    .set_typ(Some("bind".to_owned()));
-            }
+    /// Has the guest mount a disk.
+    fn root_disk(&mut self, path: &Path, fstype: &str, read_only: bool) -> Result<String> {
+        let path = self.real("the root file system", path)?;
+        if fstype.is_empty() {
+            let reason = "a root file system on a disk has no type";
+            return Err(self.context.invalid(reason));
         }
-        self.made.spec.set_mounts(Some(mounts));
+        let mount_point = format!("{DISKS}/{}", crate::id::directory_name(self.id));
+        self.made.root_disk = Some(RootDisk {
+            disk: WantedDisk {
+                field: "the root file system".into(),
+                path,
+                read_only,
+            },
+            storage: Storage {
+                driver: "blk".into(),
+                fstype: fstype.to_owned(),
+                options: read_only.then(|| "ro".to_owned()).into_iter().collect(),
+                mount_point: mount_point.clone(),
+                ..Storage::default()
+            },
+        });
+        Ok(mount_point)
+    }
+
+    fn mounts(&mut self) -> Result<()> {
+        let mounts = self.made.spec.mounts().clone().unwrap_or_default();
+        let mut translated = Vec::with_capacity(mounts.len());
+        for (index, mut mount) in mounts.into_iter().enumerate() {
+            match self.bind(index, &mount)? {
+                Bind::None => {}
+                Bind::Source(source) => {
+                    mount
+                        .set_source(Some(source.into()))
+                        .set_typ(Some("bind".to_owned()));
+                }
+                Bind::FileSystem(kind) => {
+                    let options = mount.options().clone().unwrap_or_default();
+                    let options = options.into_iter().filter(|it| !is_for_binds(it));
+                    mount
+                        .set_options(Some(options.collect()))
+                        .set_source(Some(kind.into()))
+                        .set_typ(Some(kind.to_owned()));
+                }
+                Bind::Disk(disk) => {
+                    self.block_device(disk, mount.destination());
+                    continue;
+                }
+            }
+            translated.push(mount);
+        }
+        self.made.spec.set_mounts(Some(translated));
         Ok(())
+    }
+
+    /// Gives the container a disk under a path, as an entry of `linux.devices`.
+    fn block_device(&mut self, disk: WantedDisk, path: &Path) {
+        let mut rule = oci::LinuxDeviceCgroup::default();
+        let access = if disk.read_only { "r" } else { "rw" };
+        // The agent puts the guest's numbers in the place of these.
+        let (major, minor) = device_number(&disk.path);
+        rule.set_allow(true)
+            .set_typ(Some(oci::LinuxDeviceType::B))
+            .set_major(Some(major))
+            .set_minor(Some(minor))
+            .set_access(Some(access.to_owned()));
+        let mut device = oci::LinuxDevice::default();
+        device
+            .set_path(path.to_owned())
+            .set_typ(oci::LinuxDeviceType::B)
+            .set_major(major)
+            .set_minor(minor)
+            .set_file_mode(Some(if disk.read_only { 0o440 } else { 0o660 }));
+        let linux = self.made.spec.linux_mut().get_or_insert_default();
+        linux.devices_mut().get_or_insert_default().push(device);
+        let resources = linux.resources_mut().get_or_insert_default();
+        resources.devices_mut().get_or_insert_default().push(rule);
+        self.made.block_devices.push(BlockDevice {
+            disk,
+            path: path.to_owned(),
+        });
+    }
+
+    /// What becomes of a mount that may be a bind mount.
+    fn bind(&mut self, index: usize, mount: &oci::Mount) -> Result<Bind> {
+        if !is_bind(mount) {
+            return Ok(Bind::None);
+        }
+        if let Some(kind) = mount.source().as_deref().and_then(of_every_kernel) {
+            return Ok(Bind::FileSystem(kind));
+        }
+        if let Some(source) = mount.source().as_deref()
+            && mount.destination() != Path::new("/dev/shm")
+            && is_block_device(&self.in_bundle(source))
+        {
+            let field = format!("mounts[{index}].source");
+            let path = self.real(&field, &self.in_bundle(source))?;
+            let read_only = is_read_only(mount);
+            return Ok(Bind::Disk(WantedDisk {
+                field,
+                path,
+                read_only,
+            }));
+        }
+        self.bind_source(index, mount).map(Bind::Source)
+    }
+
+    fn in_bundle(&self, source: &Path) -> PathBuf {
+        match self.bundle {
+            Some(bundle) => bundle.join(source),
+            None => source.to_owned(),
+        }
     }
 
     /// Where the guest has what is to be mounted.
@@ -175,16 +286,8 @@ impl Translation<'_> {
                 .context
                 .invalid(format!("{field} is missing from a bind mount")));
         };
-        let source = match self.bundle {
-            Some(bundle) => bundle.join(source),
-            None => source.clone(),
-        };
-        let read_only = mount
-            .options()
-            .iter()
-            .flatten()
-            .any(|option| option == "ro");
-        let access = if read_only {
+        let source = self.in_bundle(source);
+        let access = if is_read_only(mount) {
             Access::ReadOnly
         } else {
             Access::ReadWrite
@@ -199,15 +302,7 @@ impl Translation<'_> {
 
     fn share(&mut self, what: &str, path: &Path, access: Access, wanted: Wanted) -> Result<String> {
         let shown = path.display();
-        if !path.is_absolute() {
-            let reason = format!("{what} is {shown}, which is not absolute");
-            return Err(self.context.invalid(reason));
-        }
-        // Symbolic links on the host are followed here and now, not in the guest.
-        let real = path.canonicalize().map_err(|source| {
-            let reason = format!("{what} is {shown}, which cannot be used");
-            self.context.invalid(reason).caused_by(source)
-        })?;
+        let real = self.real(what, path)?;
         let kind = std::fs::metadata(&real)
             .map_err(|e| {
                 self.context
@@ -224,6 +319,19 @@ impl Translation<'_> {
         let guest = share.guest_path();
         self.made.shares.push(share);
         Ok(guest)
+    }
+
+    /// Symbolic links on the host are followed here and now, not in the guest.
+    fn real(&self, what: &str, path: &Path) -> Result<PathBuf> {
+        let shown = path.display();
+        if !path.is_absolute() {
+            let reason = format!("{what} is {shown}, which is not absolute");
+            return Err(self.context.invalid(reason));
+        }
+        path.canonicalize().map_err(|source| {
+            let reason = format!("{what} is {shown}, which cannot be used");
+            self.context.invalid(reason).caused_by(source)
+        })
     }
 
     fn refuse(&self, what: &str, kind: std::fs::FileType) -> crate::Error {
@@ -254,6 +362,63 @@ impl Translation<'_> {
         linux.set_namespaces(Some(namespaces));
         linux.set_cgroups_path(Some(format!("/kata/{id}").into()));
     }
+
+    /// Labels are for security modules of the host's kernel.
+    fn labels(&mut self) {
+        if let Some(process) = self.made.spec.process_mut() {
+            process.set_apparmor_profile(None).set_selinux_label(None);
+        }
+        if let Some(linux) = self.made.spec.linux_mut() {
+            linux.set_mount_label(None);
+        }
+    }
+}
+
+/// What a mount is in the guest.
+enum Bind {
+    /// No bind mount: as it is.
+    None,
+    /// A bind mount of this path of the guest.
+    Source(String),
+    /// A file system of the guest's own kernel.
+    FileSystem(&'static str),
+    /// A device.
+    Disk(WantedDisk),
+}
+
+/// File systems by which a kernel shows itself: the host's would tell a container
+/// nothing of the kernel that it runs on.
+fn of_every_kernel(source: &Path) -> Option<&'static str> {
+    match source.to_str()? {
+        "/proc" => Some("proc"),
+        "/sys" => Some("sysfs"),
+        path if path == "/sys/fs/cgroup" || path.starts_with("/sys/fs/cgroup/") => Some("cgroup"),
+        _ => None,
+    }
+}
+
+/// Options that only a bind mount has.
+fn is_for_binds(option: &str) -> bool {
+    matches!(option, "bind" | "rbind")
+}
+
+fn is_read_only(mount: &oci::Mount) -> bool {
+    let mut options = mount.options().iter().flatten();
+    options.any(|option| option == "ro" || option == "rro")
+}
+
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
+}
+
+/// The number of a device; of nothing, one that no device has.
+fn device_number(path: &Path) -> (i64, i64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = std::fs::metadata(path).map_or(0, |found| found.rdev());
+    (
+        rustix::fs::major(device).into(),
+        rustix::fs::minor(device).into(),
+    )
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

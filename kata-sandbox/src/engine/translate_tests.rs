@@ -173,12 +173,15 @@ fn what_cannot_be_shared_is_refused_by_name() {
     }));
     assert_eq!(empty.kind(), ErrorKind::InvalidConfig);
     let block = Rootfs::Block {
-        path: "/dev/sda".into(),
+        path: "/nowhere/disk".into(),
         fstype: "ext4".into(),
     };
-    assert_eq!(
-        fault(ContainerSpec::new(block)).kind(),
-        ErrorKind::Unsupported
+    let block = fault(ContainerSpec::new(block));
+    assert!(
+        block
+            .to_string()
+            .contains("the root file system is /nowhere/disk"),
+        "{block}"
     );
     let mount = fault(good().mount(Mount::share("/nowhere", "/data")));
     assert!(
@@ -190,4 +193,56 @@ fn what_cannot_be_shared_is_refused_by_name() {
     assert!(socket.to_string().contains("a socket"), "{socket}");
     let device = fault(good().mount(Mount::share("/dev/null", "/null")));
     assert!(device.to_string().contains("a device"), "{device}");
+}
+
+#[test]
+fn a_root_file_system_on_a_disk_is_mounted_by_the_guest() {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    let rootfs = Rootfs::Block {
+        path: disk.path().to_owned(),
+        fstype: "ext4".into(),
+    };
+    let made = translated(&ContainerSpec::new(rootfs).read_only_root()).unwrap();
+    let root = made.root_disk.unwrap();
+    assert!(root.disk.read_only);
+    assert_eq!(root.storage.fstype, "ext4");
+    assert_eq!(root.storage.options, ["ro"]);
+    let path = made.spec.root().as_ref().unwrap().path().clone();
+    assert_eq!(path, Path::new(&root.storage.mount_point));
+    assert!(made.shares.is_empty());
+}
+
+#[test]
+fn what_a_kernel_says_of_itself_is_the_guests() {
+    let root = directory();
+    let spec = ContainerSpec::new(Rootfs::Dir(root.path().into()))
+        .mount(Mount::share("/sys", "/sys").read_only())
+        .mount(Mount::share("/proc", "/host/proc"))
+        .mount(Mount::share("/sys/fs/cgroup", "/sys/fs/cgroup"));
+    let made = translated(&spec).unwrap();
+    let mounts = made.spec.mounts().as_ref().unwrap();
+    let kinds: Vec<_> = mounts[mounts.len() - 3..]
+        .iter()
+        .map(|mount| mount.typ().clone().unwrap())
+        .collect();
+    assert_eq!(kinds, ["sysfs", "proc", "cgroup"]);
+    let sys = &mounts[mounts.len() - 3];
+    assert_eq!(sys.options().as_ref().unwrap(), &["ro"]);
+}
+
+#[test]
+fn labels_of_the_hosts_security_modules_stay_on_the_host() {
+    let root = directory();
+    let spec = ContainerSpec::new(Rootfs::Dir(root.path().into())).edit_oci(|spec| {
+        let process = spec.process_mut().as_mut().unwrap();
+        process.set_apparmor_profile(Some("docker-default".into()));
+        process.set_selinux_label(Some("system_u:system_r:container_t:s0".into()));
+        let linux = spec.linux_mut().as_mut().unwrap();
+        linux.set_mount_label(Some("system_u:object_r:container_file_t:s0".into()));
+    });
+    let made = translated(&spec).unwrap();
+    let process = made.spec.process().as_ref().unwrap();
+    assert_eq!(process.apparmor_profile(), &None);
+    assert_eq!(process.selinux_label(), &None);
+    assert_eq!(made.spec.linux().as_ref().unwrap().mount_label(), &None);
 }

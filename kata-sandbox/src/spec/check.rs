@@ -25,7 +25,8 @@ pub(crate) fn check(spec: &ContainerSpec, context: &Context) -> Result<()> {
             context,
         )?;
     }
-    check_hooks(oci, context)?;
+    check_hooks(spec, context)?;
+    check_namespaces(spec, context)?;
     if let Some(field) = wire::unsupported(oci).first() {
         let reason = format!("{field} cannot be had in a guest");
         return Err(context
@@ -62,16 +63,18 @@ fn absolute(path: &Path, field: &str, context: &Context) -> Result<()> {
     )))
 }
 
-/// Hooks of the host have no place here: this is a library in somebody's
-/// program. Those that run in the container's own namespaces go to the guest.
-fn check_hooks(oci: &oci::Spec, context: &Context) -> Result<()> {
-    let Some(hooks) = oci.hooks() else {
+/// Hooks of the host run only if the embedder says so: this is a library in
+/// somebody's program. Those of the guest run there.
+fn check_hooks(spec: &ContainerSpec, context: &Context) -> Result<()> {
+    let Some(hooks) = spec.spec.hooks().as_ref() else {
         return Ok(());
     };
+    if spec.on_host.allow_hooks {
+        return Ok(());
+    }
     let host = [
         ("hooks.prestart", hooks.prestart()),
         ("hooks.createRuntime", hooks.create_runtime()),
-        ("hooks.createContainer", hooks.create_container()),
         ("hooks.poststart", hooks.poststart()),
         ("hooks.poststop", hooks.poststop()),
     ];
@@ -82,10 +85,53 @@ fn check_hooks(oci: &oci::Spec, context: &Context) -> Result<()> {
 }
 
 fn refuse_hook(field: &str, context: &Context) -> Error {
-    let reason = format!("{field} runs programs on the host, which this library does not");
+    let reason = format!("{field} runs programs on the host, which was not allowed");
     context
         .error(ErrorKind::Unsupported, reason)
-        .with_remedy(REMOVE)
+        .with_remedy("allow it with ContainerSpec::allow_host_hooks, or leave it out")
+}
+
+/// A container without a namespace of its own would be in the host's, and one
+/// with a path in somebody's there: neither can be in a guest. Network, IPC,
+/// host name, mounts and cgroup are the sandbox's or the container's own.
+fn check_namespaces(spec: &ContainerSpec, context: &Context) -> Result<()> {
+    use oci::LinuxNamespaceType as Type;
+    let linux = spec.spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    let namespaces = namespaces.map_or(&[][..], Vec::as_slice);
+    let shares = |kind| {
+        let joins = &spec.sharing.joins;
+        (kind == Type::Pid && spec.sharing.pid) || joins.iter().any(|(it, _)| it.kind() == kind)
+    };
+    let refuse = |reason: String, remedy: &str| {
+        let error = context.error(ErrorKind::Unsupported, reason);
+        Err(error.with_remedy(remedy))
+    };
+    for (kind, name) in [(Type::Pid, "pid"), (Type::Ipc, "ipc")] {
+        let listed = namespaces.iter().any(|listed| listed.typ() == kind);
+        if !listed && !shares(kind) {
+            return refuse(
+                format!("linux.namespaces has no {name} namespace: the host's is not in a guest"),
+                "list one without a path",
+            );
+        }
+    }
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let kind = namespace.typ();
+        let foreign = matches!(kind, Type::Pid | Type::User | Type::Mount | Type::Time);
+        if let Some(path) = namespace.path()
+            && foreign
+            && !shares(kind)
+        {
+            let path = path.display();
+            return refuse(
+                format!("linux.namespaces[{index}].path is {path}, which is not in a guest"),
+                "leave the path out; name the container whose namespace it is with \
+                 ContainerSpec::join, or use ContainerSpec::share_pid",
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -152,5 +198,51 @@ mod tests {
         });
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("hooks.poststop"), "{error}");
+    }
+
+    #[test]
+    fn hooks_pass_that_are_allowed_or_of_the_guest() {
+        let context = Context::new("create container", "s/c");
+        let with = |hooks: &str| {
+            let hooks = serde_json::from_str(hooks).unwrap();
+            ContainerSpec::new(Rootfs::Dir("/".into())).edit_oci(|spec| {
+                spec.set_hooks(Some(hooks));
+            })
+        };
+        let host = with(r#"{"createRuntime": [{"path": "/bin/true"}]}"#);
+        assert!(check(&host, &context).is_err());
+        check(&host.allow_host_hooks(), &context).unwrap();
+        let guest = r#"{"createContainer": [{"path": "/h"}], "startContainer": [{"path": "/h"}]}"#;
+        check(&with(guest), &context).unwrap();
+    }
+
+    #[test]
+    fn namespaces_of_the_host_are_refused_by_field() {
+        let context = Context::new("create container", "s/c");
+        let with = |namespaces: &str| {
+            let namespaces = serde_json::from_str(namespaces).unwrap();
+            ContainerSpec::new(Rootfs::Dir("/".into())).edit_oci(|spec| {
+                let linux = spec.linux_mut().as_mut().unwrap();
+                linux.set_namespaces(Some(namespaces));
+            })
+        };
+        let refused = |namespaces: &str| {
+            let error = check(&with(namespaces), &context).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            error.to_string()
+        };
+        let text = refused(r#"[{"type": "ipc"}]"#);
+        assert!(text.contains("no pid namespace"), "{text}");
+        let text = refused(r#"[{"type": "pid"}]"#);
+        assert!(text.contains("no ipc namespace"), "{text}");
+        let path = r#"[{"type": "ipc"}, {"type": "pid", "path": "/proc/1/ns/pid"}]"#;
+        let text = refused(path);
+        assert!(text.contains("linux.namespaces[1].path"), "{text}");
+        check(&with(path).share_pid(), &context).unwrap();
+        check(&with(path).join(crate::Namespace::Pid, "a"), &context).unwrap();
+        check(&with(r#"[{"type": "ipc"}]"#).share_pid(), &context).unwrap();
+        let pod = r#"[{"type": "pid"}, {"type": "ipc", "path": "/proc/7/ns/ipc"},
+            {"type": "network", "path": "/run/netns/a"}, {"type": "uts", "path": "/proc/7/ns/uts"}]"#;
+        check(&with(pod), &context).unwrap();
     }
 }

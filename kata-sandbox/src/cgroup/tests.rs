@@ -1,0 +1,94 @@
+//! Control groups, in directories that look like hierarchies and in real ones.
+
+use super::*;
+
+fn unified(mount: &Path) -> Hierarchy {
+    Hierarchy {
+        mount: mount.to_owned(),
+        version: Version::Unified,
+    }
+}
+
+#[test]
+fn only_what_was_made_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let mount = root.path();
+    std::fs::create_dir(mount.join("there")).unwrap();
+    for directory in ["", "there"] {
+        std::fs::write(mount.join(directory).join("cgroup.controllers"), "").unwrap();
+    }
+    let plan = Plan::on(&[unified(mount)], "/there/a/b").unwrap();
+    let made = [mount.join("there/a"), mount.join("there/a/b")];
+    assert_eq!(plan.missing(), made);
+    // The kernel puts its files into new groups; here nobody does.
+    let mut plan = plan;
+    plan.groups[0].hierarchy.version = Version::Controllers(vec![]);
+    let cgroup = plan.make(&HostLimits::default()).unwrap();
+    assert_eq!(cgroup.procs(), [mount.join("there/a/b/cgroup.procs")]);
+    std::fs::create_dir(mount.join("there/a/other")).unwrap();
+    cgroup.remove().unwrap();
+    assert!(mount.join("there/a/other").is_dir());
+    assert!(!made[1].exists());
+}
+
+#[test]
+fn a_group_that_fails_half_way_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let plan = Plan::on(&[unified(root.path())], "a").unwrap();
+    // It has no list of controllers: this is no hierarchy.
+    let error = plan.make(&HostLimits::default()).unwrap_err();
+    assert!(error.to_string().contains("cgroup.controllers"), "{error}");
+    assert!(!root.path().join("a").exists());
+}
+
+#[test]
+fn a_host_without_control_groups_says_so() {
+    let error = Plan::on(&[], "a").unwrap_err();
+    assert!(error.to_string().contains("no control groups"), "{error}");
+}
+
+#[test]
+fn a_process_is_put_into_a_real_group_with_its_limits() {
+    let name = format!("/kata-test-{}/a", std::process::id());
+    let plan = Plan::new(&name).unwrap();
+    let resources = serde_json::json!({"cpu": {"shares": 512, "quota": 50_000, "period": 100_000}});
+    let limits = HostLimits::of(&serde_json::from_value(resources).unwrap()).memory(1 << 30);
+    let cgroup = match plan.make(&limits) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            eprintln!("skipped: this user makes no control groups here: {error}");
+            return;
+        }
+    };
+    let mut child = std::process::Command::new("/bin/sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    for procs in cgroup.procs() {
+        std::fs::write(&procs, child.id().to_string()).unwrap();
+    }
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+    for line in groups.lines() {
+        assert!(line.ends_with(&format!(":{name}")), "{line}");
+    }
+    let read = |file: &str| {
+        let files = cgroup.groups.iter().map(|group| group.directory.join(file));
+        let found = files.filter_map(|path| std::fs::read_to_string(path).ok());
+        found.map(|text| text.trim().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(
+        read("cpu.shares") == ["512"] || read("cpu.weight") == ["20"],
+        "{groups}"
+    );
+    assert!(
+        read("memory.limit_in_bytes") == ["1073741824"] || read("memory.max") == ["1073741824"],
+        "{groups}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let directories: Vec<_> = cgroup.groups.iter().map(|it| it.directory.clone()).collect();
+    cgroup.remove().unwrap();
+    for directory in directories {
+        assert!(!directory.parent().unwrap().exists(), "{directory:?}");
+    }
+}
