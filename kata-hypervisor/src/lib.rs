@@ -31,21 +31,23 @@ pub mod handshake;
 
 #[cfg(feature = "qemu")]
 mod child;
-#[cfg(feature = "qemu")]
+#[cfg(any(feature = "qemu", feature = "kvm"))]
 mod console;
-#[cfg(feature = "qemu")]
+#[cfg(any(feature = "qemu", feature = "kvm"))]
 #[cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     path = "host_kvm/none.rs"
 )]
 mod host_kvm;
-#[cfg(feature = "qemu")]
+#[cfg(any(feature = "qemu", feature = "kvm"))]
 mod kernel;
+#[cfg(feature = "kvm")]
+pub mod kvm;
 #[cfg(feature = "qemu")]
 pub mod qemu;
-#[cfg(feature = "qemu")]
+#[cfg(any(feature = "qemu", feature = "kvm"))]
 mod timeline;
-#[cfg(feature = "qemu")]
+#[cfg(any(feature = "qemu", feature = "kvm"))]
 mod validate;
 
 pub use async_trait::async_trait;

@@ -1,5 +1,6 @@
 //! The traits between a runtime and what runs its virtual machines.
 
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::stream::GuestStream;
 
 /// Makes virtual machines.
 #[async_trait]
-pub trait Hypervisor: std::fmt::Debug + Send + Sync + 'static {
+pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// The backend's name: short, lower-case, the same for ever.
     fn name(&self) -> &'static str;
 
@@ -30,7 +31,7 @@ pub trait Hypervisor: std::fmt::Debug + Send + Sync + 'static {
 
 /// A virtual machine. Dropping it kills it and leaves nothing behind.
 #[async_trait]
-pub trait Vm: std::fmt::Debug + Send + Sync {
+pub trait Vm: fmt::Debug + Send + Sync {
     /// Lets the processors run. Once.
     async fn start(&self) -> Result<()>;
 
@@ -182,6 +183,18 @@ pub enum VmExit {
         /// Its exit status or signal, and its last words.
         reason: String,
     },
+}
+
+impl fmt::Display for VmExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "the guest powered itself off",
+            Self::Reset => "the guest reset itself",
+            Self::Panic => "the guest's kernel panicked",
+            Self::Killed => "it was stopped",
+            Self::Crashed { reason } => reason,
+        })
+    }
 }
 
 /// One phase of making and starting a machine.

@@ -52,17 +52,26 @@ impl Guest {
     /// The variable that names a kernel for [`from_environment`](Self::from_environment).
     pub const KERNEL: &str = "KATA_TEST_KERNEL";
 
+    /// The variable that names an initramfs for it, in place of one built on
+    /// the spot.
+    pub const INITRAMFS: &str = "KATA_TEST_INITRAMFS";
+
     /// A guest with the kernel that the environment variable
-    /// `KATA_TEST_KERNEL` names, and an initramfs built on the spot.
+    /// `KATA_TEST_KERNEL` names, and an initramfs built on the spot, unless
+    /// `KATA_TEST_INITRAMFS` names one that was built before.
     ///
     /// # Errors
     /// The reason why there is none, for skipping aloud.
     pub fn from_environment() -> Result<Self, String> {
         let kernel = std::env::var_os(Self::KERNEL)
             .ok_or_else(|| format!("{} names no kernel to boot", Self::KERNEL))?;
+        let initramfs = match std::env::var_os(Self::INITRAMFS) {
+            Some(path) => path.into(),
+            None => built_initramfs()?,
+        };
         Ok(Self {
             kernel: kernel.into(),
-            initramfs: built_initramfs()?,
+            initramfs,
             command_line: ["quiet"].into_iter().collect(),
             memory: MemorySize::mib(128),
         })

@@ -22,20 +22,20 @@ pub(crate) use verdict::Verdict;
 
 /// The version of the interface that has been the only one since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// Where KVM is.
-const DEVICE: &str = "/dev/kvm";
+/// Where KVM is, unless the embedder says otherwise.
+pub(crate) const DEVICE: &str = "/dev/kvm";
 /// The module of a KVM without hardware virtualization.
 const PVM: &str = "/sys/module/kvm_pvm";
 
-/// Examines `/dev/kvm`. Blocks for some milliseconds.
-pub(crate) fn examine() -> Verdict {
-    if !Path::new(DEVICE).exists() {
+/// Examines KVM's device. Blocks for some milliseconds.
+pub(crate) fn examine(device: &Path) -> Verdict {
+    if !device.exists() {
         return Verdict::Missing;
     }
-    let kvm = match Kvm::new() {
+    let kvm = match open(device) {
         Ok(kvm) => kvm,
         Err(error) => {
-            return Verdict::Unopenable(io::Error::from_raw_os_error(error.errno()));
+            return Verdict::Unopenable(error);
         }
     };
     let version = kvm.get_api_version();
@@ -49,4 +49,10 @@ pub(crate) fn examine() -> Verdict {
             what,
         },
     }
+}
+
+/// Opens KVM's device.
+pub(crate) fn open(device: &Path) -> io::Result<Kvm> {
+    let path = std::ffi::CString::new(device.as_os_str().as_encoded_bytes())?;
+    Ok(Kvm::new_with_path(path)?)
 }

@@ -1,6 +1,7 @@
 //! What may be found of a KVM.
 
 use std::io;
+use std::path::Path;
 
 /// What was found of the host's KVM.
 #[derive(Debug)]
@@ -24,16 +25,17 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// What is wrong, and what would help; `None` when it works.
-    pub(crate) fn problem(&self) -> Option<(String, &'static str)> {
+    pub(crate) fn problem(&self, device: &Path) -> Option<(String, &'static str)> {
+        let device = device.display();
         Some(match self {
             Self::Works => return None,
-            Self::Missing => ("/dev/kvm is not there".to_owned(), missing_remedy()),
+            Self::Missing => (format!("{device} is not there"), missing_remedy()),
             Self::Unopenable(error) => (
-                format!("/dev/kvm cannot be opened: {error}"),
+                format!("{device} cannot be opened: {error}"),
                 "give this user access to it, such as through the group kvm",
             ),
             Self::Unusable(why) => (
-                format!("/dev/kvm cannot be used: {why}"),
+                format!("{device} cannot be used: {why}"),
                 "load kvm_intel or kvm_amd",
             ),
             Self::NoStockKernel { pvm, what } => (no_stock_kernel(*pvm, what), STOCK_REMEDY),

@@ -5,6 +5,7 @@
 //! kernel. The file is trusted no further than its bounds.
 
 mod mmio;
+mod words;
 
 use std::fs::File;
 use std::io;
@@ -12,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub(crate) use mmio::Known;
+pub(crate) use words::Words;
 
 use crate::error::{Error, Result};
 

@@ -2,9 +2,8 @@
 
 use super::MachineChoice;
 use super::args::{Bus, Machine, Pvpanic};
-use super::plan::Words;
 use crate::config::MachineSize;
-use crate::kernel::Format;
+use crate::kernel::{Format, Words};
 use crate::probe::Acceleration;
 
 /// Names of the program, best first.

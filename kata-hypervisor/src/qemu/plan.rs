@@ -11,9 +11,9 @@ use super::args::{
 };
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
-use crate::config::{KernelCommandLine, MemorySize, VmConfig};
+use crate::config::{MemorySize, VmConfig};
 use crate::disk::Medium;
-use crate::kernel::KernelTraits;
+use crate::kernel::{KernelTraits, Words};
 use crate::probe::Acceleration;
 
 /// How many virtio devices a `microvm` has room for without ACPI.
@@ -236,37 +236,6 @@ fn command_line(machine: Machine, facts: &Facts, config: &VmConfig) -> String {
         facts.tsc_khz,
     );
     words.into_line()
-}
-
-/// The kernel command line while it is put together: defaults first, so that
-/// what the caller says comes last and stands.
-#[derive(Debug)]
-pub(super) struct Words<'a> {
-    defaults: Vec<String>,
-    given: &'a KernelCommandLine,
-}
-
-impl<'a> Words<'a> {
-    pub(super) fn new(given: &'a KernelCommandLine) -> Self {
-        Self {
-            defaults: Vec::new(),
-            given,
-        }
-    }
-
-    /// Adds `word` unless the caller set `key` already.
-    pub(super) fn default(&mut self, key: &str, word: impl Into<String>) {
-        let is_key = |word: &String| word.split('=').next() == Some(key);
-        if !self.given.words().iter().any(is_key) {
-            self.defaults.push(word.into());
-        }
-    }
-
-    /// All words on one line.
-    pub(super) fn into_line(mut self) -> String {
-        self.defaults.extend_from_slice(self.given.words());
-        self.defaults.join(" ")
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::version::Version;
 use super::{Settings, arch, autopsy};
 use crate::child::{Child, Program};
 use crate::error::{Error, Result};
-use crate::host_kvm::{Verdict, examine};
+use crate::host_kvm::{DEVICE, Verdict, examine};
 use crate::probe::{Acceleration, Probe, Severity};
 
 /// How long QEMU may take to say who it is.
@@ -57,7 +57,7 @@ pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
     let Some(binary) = find(settings, &mut probe) else {
         return Err(probe);
     };
-    let examined = tokio::task::spawn_blocking(examine);
+    let examined = tokio::task::spawn_blocking(|| examine(Path::new(DEVICE)));
     let answers = match ask(&binary).await {
         Ok(answers) => answers,
         Err(error) => {
@@ -234,7 +234,7 @@ fn judge_kvm(verdict: &Verdict, answers: &Answers, settings: &Settings, probe: &
         );
         return false;
     }
-    match verdict.problem() {
+    match verdict.problem(Path::new(DEVICE)) {
         None => true,
         Some((what, remedy)) => {
             probe.find(severity, what, Some(remedy));

@@ -113,7 +113,7 @@ fn emulation_that_was_asked_for_is_given() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn examining_kvm_agrees_with_the_modules_of_the_host() {
-    let verdict = examine();
+    let verdict = examine(Path::new(DEVICE));
     if Path::new("/sys/module/kvm_pvm").exists() && Path::new("/dev/kvm").exists() {
         assert!(
             matches!(verdict, Verdict::NoStockKernel { pvm: true, .. }),

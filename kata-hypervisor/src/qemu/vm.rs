@@ -118,7 +118,7 @@ impl QemuVm {
         let exit = self.ended().await;
         Some(Error::Ended {
             phase,
-            reason: describe(&exit),
+            reason: exit.to_string(),
             console_tail: self.child.output().console.bytes(),
         })
     }
@@ -203,7 +203,7 @@ impl QemuVm {
                     self.child.kill();
                 }
                 let exit = self.ended().await;
-                let reason = format!("{} ({error})", describe(&exit));
+                let reason = format!("{exit} ({error})");
                 Error::Ended {
                     phase,
                     reason,
@@ -232,16 +232,6 @@ impl QemuVm {
                 deadline: KILL_DEADLINE,
                 console_tail: self.console_tail(),
             })
-    }
-}
-
-fn describe(exit: &VmExit) -> String {
-    match exit {
-        VmExit::PowerOff => "the guest powered itself off".to_owned(),
-        VmExit::Reset => "the guest reset itself".to_owned(),
-        VmExit::Panic => "the guest's kernel panicked".to_owned(),
-        VmExit::Killed => "it was stopped".to_owned(),
-        VmExit::Crashed { reason } => reason.clone(),
     }
 }
 
@@ -323,7 +313,7 @@ impl Vm for QemuVm {
             },
             exit = self.ended() => Err(Error::Ended {
                 phase: PHASE,
-                reason: describe(&exit),
+                reason: exit.to_string(),
                 console_tail: self.console_tail(),
             }),
         }

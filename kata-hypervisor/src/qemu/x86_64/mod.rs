@@ -3,11 +3,10 @@
 mod clock;
 
 use crate::config::MachineSize;
-use crate::kernel::Format;
+use crate::kernel::{Format, Words};
 use crate::probe::Acceleration;
 use crate::qemu::MachineChoice;
 use crate::qemu::args::{Bus, Machine, Pvpanic};
-use crate::qemu::plan::Words;
 
 pub(in crate::qemu) use clock::Clocks;
 

@@ -1,0 +1,234 @@
+//! Making a machine, up to the point where its processors could run.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kata_devices::virtio::ThreadStart;
+use kvm_ioctls::{Kvm as Device, VmFd};
+
+use super::arch::{self, Description};
+use super::bus::Bus;
+use super::confine::Filter;
+use super::devices::{self, Place};
+use super::keeper::Machine;
+use super::memory::Memory;
+use super::settings::Settings;
+use super::vcpu::{Control, Vcpus, Wiring};
+use super::vm::KvmVm;
+use super::{Kvm, NAME};
+use crate::config::VmConfig;
+use crate::console::{CONSOLE_TAIL, Tail};
+use crate::error::{Error, Result};
+use crate::host_kvm;
+use crate::kernel::{KernelTraits, Known, Words};
+use crate::timeline::Timeline;
+use crate::validate::{self, Rules};
+
+/// What this backend takes.
+const RULES: Rules = Rules {
+    backend: NAME,
+    supported: arch::SUPPORTED,
+    kernels: arch::KERNELS,
+    longest_command_line: arch::LONGEST_COMMAND_LINE,
+};
+
+/// Makes a machine, on a thread that may block.
+pub(super) async fn create(kvm: &Kvm, config: VmConfig, began: Instant) -> Result<KvmVm> {
+    kvm.facts().await.map_err(|probe| Error::NotCapable {
+        backend: NAME,
+        findings: probe.findings,
+    })?;
+    let timeline = Timeline::default();
+    timeline.ended("probe host", began);
+    let (settings, known) = (kvm.settings.clone(), Arc::clone(&kvm.kernels));
+    let made = tokio::task::spawn_blocking(move || {
+        let builder = Builder {
+            settings: &settings,
+            config: &config,
+            timeline: &timeline,
+        };
+        let machine = builder.build(&known)?;
+        KvmVm::new(config, machine, timeline)
+    });
+    made.await.unwrap_or_else(|error| {
+        Err(Error::Host {
+            operation: "make the machine".to_owned(),
+            source: io::Error::other(error),
+        })
+    })
+}
+
+/// What a machine is made by.
+struct Builder<'a> {
+    settings: &'a Settings,
+    config: &'a VmConfig,
+    timeline: &'a Timeline,
+}
+
+impl Builder<'_> {
+    fn build(&self, known: &Known) -> Result<Machine> {
+        let kernel = self.phase("check configuration", || self.check(known))?;
+        let (device, vm) = self.phase("open KVM", || self.open())?;
+        let memory = self.phase("map memory", || self.memory(&vm))?;
+        let console = Arc::new(Tail::new(CONSOLE_TAIL));
+        let mut bus = Bus::default();
+        let places = self.phase("make devices", || {
+            arch::add_legacy(&vm, &console, &mut bus)?;
+            self.devices(&vm, &memory, &mut bus)
+        })?;
+        let (places, transports) = places;
+        let description = describe(kernel);
+        let command_line = self.command_line(description, &places)?;
+        let plan = arch::Plan {
+            config: self.config,
+            format: kernel.format,
+            description,
+            command_line: &command_line,
+            devices: &places,
+        };
+        let entry = self.phase("load kernel", || plan.carry_out(memory.guest()))?;
+        let control = Arc::new(Control::new(self.vcpu_count()));
+        let wiring = Wiring {
+            control,
+            bus: Arc::new(bus),
+            console,
+            filter: Arc::new(Filter::vcpu()?),
+            id: self.config.id.as_str().into(),
+        };
+        let vcpus = self.phase("start processors", || {
+            let count = self.config.size.vcpus;
+            let made = arch::make_vcpus(&device, &vm, count, self.settings, &entry)?;
+            let pinned = made.into_iter().enumerate();
+            let pinned = pinned.map(|(index, vcpu)| (vcpu, self.settings.pin(index)));
+            Vcpus::start(pinned.collect(), &wiring)
+        })?;
+        Ok(Machine {
+            vcpus,
+            wiring,
+            transports,
+            vm: Arc::new(vm),
+            memory: Arc::new(memory),
+        })
+    }
+
+    fn phase<T>(&self, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let began = Instant::now();
+        let made = work();
+        self.timeline.ended(name, began);
+        made
+    }
+
+    fn check(&self, known: &Known) -> Result<KernelTraits> {
+        let size = &self.config.size;
+        let kernel = validate::validate(self.config, known, &RULES)?;
+        if size.grows() {
+            return unsupported("machines that grow");
+        }
+        if size.vcpus > arch::MOST_VCPUS {
+            let reason = format!("{} are more than {}", size.vcpus, arch::MOST_VCPUS);
+            return Err(Error::InvalidConfig {
+                field: "vcpus",
+                reason,
+            });
+        }
+        if !self.config.cgroup.is_empty() {
+            return unsupported("control groups: its machines run in this process");
+        }
+        Ok(kernel)
+    }
+
+    fn open(&self) -> Result<(Device, VmFd)> {
+        let path = &self.settings.device;
+        let device = host_kvm::open(path).map_err(|source| Error::File {
+            what: "KVM",
+            path: path.clone(),
+            source,
+        })?;
+        let vm = make_vm(&device)?;
+        arch::make_chips(&vm)?;
+        Ok((device, vm))
+    }
+
+    fn memory(&self, vm: &VmFd) -> Result<Memory> {
+        let size = self.config.size.memory;
+        let memory = Memory::new(size, &arch::memory_ranges(size), self.settings)?;
+        memory.give_to(vm)?;
+        Ok(memory)
+    }
+
+    fn devices(&self, vm: &VmFd, memory: &Memory, bus: &mut Bus) -> Result<Devices> {
+        let filter = Arc::new(Filter::device()?);
+        let start = ThreadStart::new(move |name| {
+            // The file server opens files by name: that is what it is for.
+            if name.starts_with("kata-fs") {
+                Ok(())
+            } else {
+                filter.apply()
+            }
+        });
+        let made = devices::make(&self.config.devices, &start)?;
+        if made.len() > arch::MOST_DEVICES {
+            let reason = format!("{} are more than {}", made.len(), arch::MOST_DEVICES);
+            return Err(Error::InvalidConfig {
+                field: "devices",
+                reason,
+            });
+        }
+        let places = arch::places(made.len());
+        let mut transports = Vec::with_capacity(made.len());
+        for (device, &place) in made.into_iter().zip(&places) {
+            transports.push(devices::wire(device, place, vm, memory.guest(), bus)?);
+        }
+        Ok((places, transports))
+    }
+
+    fn command_line(&self, description: Description, places: &[Place]) -> Result<String> {
+        let mut words = Words::new(&self.config.command_line);
+        arch::words(&mut words, description, places);
+        let line = words.into_line();
+        validate::command_line(&line, &RULES)?;
+        Ok(line)
+    }
+
+    fn vcpu_count(&self) -> usize {
+        usize::try_from(self.config.size.vcpus).expect("validated")
+    }
+}
+
+/// Where the devices are, and what is there.
+type Devices = (
+    Vec<Place>,
+    Vec<Arc<kata_devices::virtio::mmio::MmioTransport>>,
+);
+
+fn describe(kernel: KernelTraits) -> Description {
+    if kernel.finds_announced_devices {
+        Description::CommandLine
+    } else {
+        Description::Acpi
+    }
+}
+
+fn make_vm(device: &Device) -> Result<VmFd> {
+    loop {
+        match device.create_vm() {
+            Ok(vm) => return Ok(vm),
+            // A signal of the host program came in between.
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => {
+                return Err(Error::Host {
+                    operation: "make a machine".to_owned(),
+                    source: error.into(),
+                });
+            }
+        }
+    }
+}
+
+fn unsupported<T>(operation: &'static str) -> Result<T> {
+    Err(Error::Unsupported {
+        backend: NAME,
+        operation,
+    })
+}

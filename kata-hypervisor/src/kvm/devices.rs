@@ -1,0 +1,148 @@
+//! The virtio devices of a machine, and how they are wired.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use kata_devices::rng::RngConfig;
+use kata_devices::virtio::mmio::MmioTransport;
+use kata_devices::virtio::{Kick, ThreadStart, VirtioDevice};
+use kata_devices::{GuestMemory, Interrupt};
+use kvm_ioctls::{IoEventAddress, VmFd};
+
+use super::NAME;
+use super::bus::{Bus, MmioDevice};
+use super::eventfd::duplicate;
+use crate::config::Devices;
+use crate::error::{Error, Result};
+
+/// Where a device is: its registers, and its interrupt line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The first register's address.
+    pub(super) address: u64,
+    /// The line.
+    pub(super) line: u32,
+}
+
+impl Place {
+    /// Bytes of address space of a device.
+    pub(super) const SIZE: u64 = MmioTransport::SIZE;
+}
+
+/// An interrupt line that an eventfd raises.
+#[derive(Debug)]
+pub(super) struct IrqLine(Kick);
+
+impl IrqLine {
+    /// Has KVM raise `line` of the machine when the eventfd is signalled.
+    pub(super) fn new(vm: &VmFd, line: u32) -> Result<Self> {
+        let made = Kick::new().and_then(|event| {
+            vm.register_irqfd(&duplicate(event.as_fd())?, line)?;
+            Ok(Self(event))
+        });
+        made.map_err(|source| Error::Host {
+            operation: format!("connect interrupt line {line}"),
+            source,
+        })
+    }
+}
+
+impl AsFd for IrqLine {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Interrupt for IrqLine {
+    fn raise(&self) -> io::Result<()> {
+        self.0.signal();
+        Ok(())
+    }
+
+    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+impl MmioDevice for MmioTransport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        Self::read(self, offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        Self::write(self, offset, data);
+    }
+}
+
+/// Makes the devices of a description, in the order in which the guest finds
+/// them.
+pub(super) fn make(devices: &Devices, start: &ThreadStart) -> Result<Vec<Box<dyn VirtioDevice>>> {
+    refuse_unsupported(devices)?;
+    let failed = |device: &'static str| move |source| Error::Device { device, source };
+    let mut made = Vec::new();
+    if let Some(vsock) = &devices.vsock {
+        made.push(vsock.device(start).map_err(failed("vsock"))?);
+    }
+    for filesystem in &devices.filesystems {
+        made.push(filesystem.device(start).map_err(failed("virtio-fs"))?);
+    }
+    if devices.rng {
+        let rng = RngConfig::default();
+        made.push(rng.device(start).map_err(failed("entropy"))?);
+    }
+    Ok(made)
+}
+
+fn refuse_unsupported(devices: &Devices) -> Result<()> {
+    let unsupported = |operation| {
+        Err(Error::Unsupported {
+            backend: NAME,
+            operation,
+        })
+    };
+    if !devices.disks.is_empty() {
+        return unsupported("disks");
+    }
+    if devices.spare_disks > 0 {
+        return unsupported("attaching disks to a running machine");
+    }
+    if !devices.nics.is_empty() {
+        return unsupported("network devices");
+    }
+    Ok(())
+}
+
+/// Puts a device in its place on the bus. Kicks reach it without an exit, and
+/// its interrupts the guest without a system call of a processor's thread.
+pub(super) fn wire(
+    device: Box<dyn VirtioDevice>,
+    place: Place,
+    vm: &VmFd,
+    memory: &Arc<GuestMemory>,
+    bus: &mut Bus,
+) -> Result<Arc<MmioTransport>> {
+    let line = Arc::new(IrqLine::new(vm, place.line)?);
+    let transport = MmioTransport::new(device, Arc::clone(memory), line);
+    let transport = transport.map_err(|source| Error::Device {
+        device: "virtio",
+        source,
+    })?;
+    for bell in transport.kicks() {
+        let at = IoEventAddress::Mmio(place.address + bell.offset);
+        let kick = duplicate(bell.kick.as_fd()).map_err(failed_bell)?;
+        vm.register_ioevent(&kick, &at, bell.value)
+            .map_err(|error| failed_bell(error.into()))?;
+    }
+    let transport = Arc::new(transport);
+    let addresses = place.address..place.address + Place::SIZE;
+    bus.add_mmio(addresses, Arc::clone(&transport) as Arc<dyn MmioDevice>);
+    Ok(transport)
+}
+
+fn failed_bell(source: io::Error) -> Error {
+    Error::Host {
+        operation: "connect a virtqueue's doorbell".to_owned(),
+        source,
+    }
+}
