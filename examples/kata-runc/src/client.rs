@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kata_sandbox::supervisor::Supervisor;
-use kata_sandbox::{Container, ContainerSpec, ErrorKind, MemorySize, OnDrop, Runtime, Sandbox};
+use kata_sandbox::{Container, ErrorKind, MemorySize, OnDrop, Runtime, Sandbox, oci};
 
 use crate::cli::Globals;
 use crate::config::Config;
 use crate::failure::{Failure, Result, errno_text};
-use crate::network;
+use crate::network::SandboxNetwork;
 use crate::state::Record;
 
 /// Where sandboxes have their state when the configuration names no place.
@@ -82,13 +82,17 @@ pub(crate) fn library_id(id: &str) -> String {
 
 /// Boots the virtual machine of a container, which goes on without this
 /// process.
-pub(crate) async fn boot(globals: &Globals, id: &str, spec: &ContainerSpec) -> Result<Sandbox> {
+pub(crate) async fn boot(
+    globals: &Globals,
+    id: &str,
+    spec: &oci::Spec,
+    network: SandboxNetwork,
+) -> Result<Sandbox> {
     let config = Config::load(globals.config.as_deref())?;
-    let network = network::of(spec.oci())?;
     let mut builder = configured(globals, &config)?
         .sandbox(id)
         .on_drop(OnDrop::Detach);
-    if let Some(hostname) = spec.oci().hostname() {
+    if let Some(hostname) = spec.hostname() {
         builder = builder.hostname(hostname);
     }
     if let Some(name) = &config.hypervisor {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kata_sandbox::Sandbox;
+use kata_sandbox::{Sandbox, oci};
 
 use super::pid_file;
 use super::terminal::Console;
@@ -10,7 +10,10 @@ use crate::bundle::{Bundle, console_size};
 use crate::cli::{Arguments, Globals, NAME};
 use crate::client;
 use crate::failure::{Failure, Result};
+use crate::hooks;
+use crate::network;
 use crate::pod::{Membership, membership};
+use crate::program;
 use crate::proxy::{Order, Proxy, Task};
 use crate::root::{ContainerDir, Root};
 use crate::state::{Record, Status};
@@ -34,51 +37,85 @@ pub(super) struct Made {
 pub(super) async fn make(globals: &Globals, arguments: &Arguments, detach: bool) -> Result<Made> {
     refuse_descriptors(arguments)?;
     let bundle = Bundle::load(arguments.filled("bundle"))?;
-    let id = arguments.argument(0)?;
     let root = Root::open(&globals.root)?;
+    let (directory, _lock) = root.reserve(arguments.argument(0)?)?;
+    let made = make_in(globals, arguments, detach, &root, &directory, bundle).await;
+    if made.is_err() {
+        directory.remove()?;
+    }
+    made
+}
+
+async fn make_in(
+    globals: &Globals,
+    arguments: &Arguments,
+    detach: bool,
+    root: &Root,
+    directory: &ContainerDir,
+    bundle: Bundle,
+) -> Result<Made> {
+    let socket = arguments.filled("console-socket");
     let size = console_size(bundle.spec.oci().process().as_ref());
-    let (directory, _lock) = root.reserve(id)?;
-    let made = async {
-        let console = Console::open(
-            bundle.terminal(),
-            detach,
-            arguments.filled("console-socket"),
-            size,
-        )?;
-        let mut record = describe(&root, id, &bundle)?;
-        directory.save(&record)?;
-        let sandbox = match record.owns_sandbox {
-            true => Some(client::boot(globals, &record.sandbox, &bundle.spec).await?),
-            false => None,
-        };
-        match begin(
-            globals,
-            arguments,
-            &bundle,
-            &mut record,
-            &directory,
-            &console,
-        )
-        .await
-        {
-            Ok(proxy) => Ok((record, proxy, console)),
-            Err(failure) => {
-                end(sandbox).await;
-                Err(failure)
-            }
-        }
+    let console = Console::open(bundle.terminal(), detach, socket, size)?;
+    program::check(&bundle.rootfs(), bundle.spec.oci())?;
+    let mut record = describe(root, arguments.argument(0)?, &bundle)?;
+    directory.save(&record)?;
+    let mut proxy = Proxy::start(console.stdio()?)?;
+    let mut sandbox = None;
+    let making = async {
+        let spec = prepare(globals, &bundle, &record, &mut proxy, &mut sandbox).await?;
+        proxy.order(Order {
+            globals: globals.clone(),
+            sandbox: record.sandbox.clone(),
+            container: record.guest_id.clone(),
+            terminal: console.is_terminal(),
+            task: Task::Create {
+                bundle: bundle.path.clone(),
+                rootfs: record.rootfs.clone(),
+                spec: Box::new(spec),
+            },
+        })?;
+        let process = proxy.process()?;
+        record.process = Some(process);
+        record.status = Status::Created;
+        pid_file::write(arguments.filled("pid-file"), process.pid)?;
+        directory.save(&record)
     };
-    match made.await {
-        Ok((record, proxy, console)) => Ok(Made {
+    match making.await {
+        Ok(()) => Ok(Made {
             record,
             proxy,
             console,
         }),
         Err(failure) => {
-            directory.remove()?;
+            proxy.abandon();
+            end(sandbox).await;
             Err(failure)
         }
     }
+}
+
+/// Brings the proxy into its network namespace, runs the hooks that fill it,
+/// and boots the sandbox, if the container is to have its own. Answers what is
+/// left for the library to do.
+async fn prepare(
+    globals: &Globals,
+    bundle: &Bundle,
+    record: &Record,
+    proxy: &mut Proxy,
+    sandbox: &mut Option<Sandbox>,
+) -> Result<oci::Spec> {
+    let mut spec = bundle.spec.oci().clone();
+    if let Some(netns) = network::namespace(&spec) {
+        proxy.enter(netns)?;
+    }
+    let pid = proxy.process()?.pid;
+    let prepared = hooks::prepare(&mut spec, record, pid).await?;
+    if record.owns_sandbox {
+        let network = network::of(&spec, prepared.then_some(pid))?;
+        *sandbox = Some(client::boot(globals, &record.sandbox, &spec, network).await?);
+    }
+    Ok(spec)
 }
 
 /// Descriptors beyond the standard streams stay on this side.
@@ -130,41 +167,6 @@ fn sandbox_of(root: &Root, pod: &str) -> Result<String> {
         .load(pod)
         .map_err(|failure| failure.in_context(&format!("the pod's sandbox container {pod}")))?;
     Ok(found.sandbox)
-}
-
-async fn begin(
-    globals: &Globals,
-    arguments: &Arguments,
-    bundle: &Bundle,
-    record: &mut Record,
-    directory: &ContainerDir,
-    console: &Console,
-) -> Result<Proxy> {
-    let mut proxy = Proxy::start(console.stdio()?)?;
-    let order = Order {
-        globals: globals.clone(),
-        sandbox: record.sandbox.clone(),
-        container: record.guest_id.clone(),
-        terminal: console.is_terminal(),
-        task: Task::Create {
-            bundle: bundle.path.clone(),
-            rootfs: record.rootfs.clone(),
-            spec: Box::new(bundle.spec.oci().clone()),
-        },
-    };
-    let begun = proxy.order(&order).and_then(|()| {
-        record.process = Some(proxy.process()?);
-        record.status = Status::Created;
-        pid_file::write(arguments.filled("pid-file"), proxy.process()?.pid)?;
-        directory.save(record)
-    });
-    match begun {
-        Ok(()) => Ok(proxy),
-        Err(failure) => {
-            proxy.abandon();
-            Err(failure)
-        }
-    }
 }
 
 /// Ends a sandbox whose container could not be made.

@@ -48,7 +48,7 @@ fn execute(globals: &Globals, arguments: &Arguments) -> Result<u8> {
             process: Box::new(process),
         },
     };
-    client::block_on(run(&order, console, arguments))?
+    client::block_on(run(order, console, arguments))?
 }
 
 fn check(record: &Record, ignore_paused: bool) -> Result<()> {
@@ -62,7 +62,7 @@ fn check(record: &Record, ignore_paused: bool) -> Result<()> {
     }
 }
 
-async fn run(order: &Order, console: Console, arguments: &Arguments) -> Result<u8> {
+async fn run(order: Order, console: Console, arguments: &Arguments) -> Result<u8> {
     // From before the process is there: a signal that comes early is its.
     let watch = match arguments.has("detach") {
         true => None,

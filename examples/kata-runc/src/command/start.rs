@@ -33,7 +33,13 @@ pub(super) async fn begin(globals: &Globals, mut locked: Locked) -> Result<()> {
         return Err(Failure::new("cannot start a container that has stopped"));
     };
     // Its streams are the proxy's.
-    drop(container.start().await?);
+    if let Err(error) = container.start().await {
+        // Its proxy ends with it: it is stopped, and nobody waits for it.
+        if let Err(error) = container.delete().await {
+            log::debug!(error:%; "a container that did not start is still there");
+        }
+        return Err(error.into());
+    }
     locked.record.status = Status::Running;
     locked.directory.save(&locked.record)
 }

@@ -12,12 +12,13 @@
 
 mod ending;
 mod order;
+mod place;
 mod relay;
 mod serve;
 mod signals;
 mod spawn;
 
-pub(crate) use order::{Order, Task};
+pub(crate) use order::{Netns, Order, Task};
 pub(crate) use serve::run;
 pub(crate) use signals::{Forwarded, Received};
 pub(crate) use spawn::{Proxy, Stdio};

@@ -8,6 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Globals;
 
+/// What a command says to its proxy.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Said {
+    /// Enter a network namespace. It is answered, and an order follows.
+    Network(Netns),
+    /// Make a process.
+    Order(Box<Order>),
+}
+
+/// The network namespace of a container on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Netns {
+    /// A new one.
+    Own,
+    /// That of a path.
+    Join(PathBuf),
+}
+
 /// What a proxy is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use kata_sandbox::{Container, ContainerSpec, Exit, Process, PtySize, Rootfs, StdioMode};
 
 use super::ending;
-use super::order::{Answer, Order, Settled, Task};
+use super::order::{Answer, Order, Said, Settled, Task};
+use super::place;
 use super::relay::{Streams, Until, relay};
 use super::signals::{Forwarded, Received};
 use crate::cli::{Arguments, Globals};
@@ -39,7 +40,20 @@ pub(crate) fn run(_: &Globals, arguments: &Arguments) -> Result<u8> {
     // fails for a process that leads a group, and such one is apart already.
     let _ = rustix::process::setsid();
     let mut control = BufReader::new(control);
-    let order: Order = receive(&mut control)?;
+    let order = loop {
+        match receive(&mut control)? {
+            Said::Order(order) => break *order,
+            Said::Network(netns) => match place::network(&netns) {
+                Ok(()) => answer(&mut control, &Answer::Ready),
+                Err(error) => {
+                    let reason = errno_text(&error);
+                    let message = format!("cannot enter the network namespace: {reason}");
+                    answer(&mut control, &Answer::Failed { message });
+                    return Ok(1);
+                }
+            },
+        }
+    };
     logging::start(
         order.globals.log.as_deref(),
         order.globals.log_format,
@@ -95,7 +109,7 @@ async fn serve(order: Order, mut control: BufReader<UnixStream>) -> Result<Optio
         .map_err(|error| Failure::new(format!("no streams: {}", errno_text(&error))))?;
     let relays = relay(&mut process, streams, until);
     let window = terminal.then(io::stdin);
-    let exit = attend(&process, signals, window.as_ref()).await;
+    let exit = attend(&process, container.as_ref(), signals, window.as_ref()).await;
     relays.finish().await;
     Ok(Some(exit))
 }
@@ -125,9 +139,14 @@ async fn begin(order: Order) -> Result<(Process, Option<Container>)> {
             rootfs,
             spec,
         } => {
-            let spec = ContainerSpec::from_oci(bundle, *spec, Rootfs::Dir(rootfs)).stdio(stdio);
-            let container = sandbox.container(&order.container, spec).await?;
+            let own = Rootfs::Dir(rootfs.clone());
+            let made = ContainerSpec::from_oci(&bundle, (*spec).clone(), own).stdio(stdio);
+            let container = sandbox.container(&order.container, made).await?;
             let process = container.attach().await?;
+            // From here on there are only descriptors, no paths of the host.
+            if let Err(error) = place::mounts(&bundle, &rootfs, &spec) {
+                log::debug!(error:%; "the proxy stays in the host's mount namespace");
+            }
             Ok((process, Some(container)))
         }
         Task::Exec { process } => {
@@ -152,8 +171,19 @@ async fn undo(process: &Process, container: Option<Container>) {
 }
 
 /// Passes signals and sizes on until the process has ended.
-async fn attend(process: &Process, mut signals: Forwarded, window: Option<&io::Stdin>) -> Exit {
-    let mut ended = std::pin::pin!(process.wait());
+async fn attend(
+    process: &Process,
+    container: Option<&Container>,
+    mut signals: Forwarded,
+    window: Option<&io::Stdin>,
+) -> Exit {
+    let mut ended = std::pin::pin!(async {
+        match container {
+            // It may be deleted without ever being started.
+            Some(container) => container.wait().await,
+            None => process.wait().await,
+        }
+    });
     loop {
         tokio::select! {
             biased;

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use super::order::{Answer, Order, Settled};
+use super::order::{Answer, Netns, Order, Said, Settled};
 use crate::failure::{Failure, Result, errno_text};
 use crate::state::ProxyProcess;
 
@@ -56,12 +56,21 @@ impl Proxy {
         })
     }
 
+    /// Has it enter a network namespace.
+    pub(crate) fn enter(&mut self, netns: Netns) -> Result<()> {
+        self.ask(&Said::Network(netns))
+    }
+
     /// Gives it its order, and waits until it is done.
-    pub(crate) fn order(&mut self, order: &Order) -> Result<()> {
+    pub(crate) fn order(&mut self, order: Order) -> Result<()> {
+        self.ask(&Said::Order(Box::new(order)))
+    }
+
+    fn ask(&mut self, said: &Said) -> Result<()> {
         let lost = |error: std::io::Error| {
             Failure::new(format!("the proxy went away: {}", errno_text(&error)))
         };
-        self.say(order).map_err(lost)?;
+        self.say(said).map_err(lost)?;
         let mut line = String::new();
         self.control.read_line(&mut line).map_err(lost)?;
         match serde_json::from_str(&line) {
