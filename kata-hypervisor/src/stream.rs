@@ -161,9 +161,6 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(16);
         let mut same = GuestStream::new(near, 9).into_fd().unwrap_err();
         far.write_all(b"y").await.unwrap();
-        assert_eq!(
-            (same.read_u8().await.unwrap(), same.host_port()),
-            (b'y', 9)
-        );
+        assert_eq!((same.read_u8().await.unwrap(), same.host_port()), (b'y', 9));
     }
 }

@@ -61,6 +61,12 @@ pub trait Vm: fmt::Debug + Send + Sync {
     /// When the machine has ended.
     async fn usage(&self) -> Result<VmUsage>;
 
+    /// The process that runs the machine, where it is one of its own: a journal
+    /// notes it, so that a later process can see it gone.
+    fn monitor(&self) -> Option<u32> {
+        None
+    }
+
     /// Stopping and resuming of all processors, where the backend can.
     fn pause(&self) -> Option<&dyn Pause> {
         None

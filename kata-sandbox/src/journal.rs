@@ -4,16 +4,25 @@
 //!
 //! ```text
 //!   <state>/.lock                held while a directory is made or swept
+//!   <state>/.new/                a sandbox's directory, until it is complete
+//!   <state>/.gone-…/             one that is being removed
 //!   <state>/<sandbox>/lock       held by the process that runs the sandbox
 //!   <state>/<sandbox>/state.json what to undo when that process has died
+//!   <state>/<sandbox>/control    the socket of a supervisor
 //!   <state>/<sandbox>/vm/        sockets of the machine
 //! ```
+//!
+//! A sandbox's directory comes and goes by its name: it is there with all that
+//! it says, or not at all, wherever a process dies.
 //!
 //! A lock that can be taken means that its process is gone: the kernel lets go
 //! of it however the process ends, so no process id can be mistaken.
 
 mod dir;
+mod process;
 mod record;
+mod step;
+mod undo;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -25,12 +34,18 @@ use rustix::fs::FlockOperation;
 use crate::id;
 
 pub(crate) use dir::{Left, SandboxDir};
-pub(crate) use record::Record;
+pub(crate) use process::ProcessId;
+pub(crate) use record::{NetworkRecord, Record};
+pub(crate) use step::Steps;
 
 use dir::VM;
 
 const LOCK: &str = "lock";
 const SWEEP_LOCK: &str = ".lock";
+/// What a directory is called until it is complete.
+const NEW: &str = ".new";
+/// What those are called that are being removed, and something of their own.
+const GONE: &str = ".gone-";
 /// Bytes of a unix socket's path, without the NUL.
 const SOCKET_PATH: usize = 107;
 /// Bytes that a socket's name below the machine's directory may have.
@@ -85,16 +100,20 @@ pub(crate) enum Occupant {
 }
 
 /// The directory in which sandboxes have theirs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StateDir(PathBuf);
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir(PathBuf, Steps);
 
 impl StateDir {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self(path)
+    pub(crate) fn new(path: PathBuf, steps: Steps) -> Self {
+        Self(path, steps)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.1
     }
 
     /// The sandbox's own directory.
@@ -129,12 +148,9 @@ impl StateDir {
         if !self.0.is_dir() {
             return Ok(Vec::new());
         }
-        let entries = std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))?;
-        let mut ids = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(JournalError::io("list", &self.0))?.path();
-            ids.extend(record::read(&path).map(|record| record.id));
-        }
+        let directories = self.directories()?;
+        let records = directories.iter().filter_map(|path| record::read(path));
+        let mut ids: Vec<_> = records.map(|record| record.id).collect();
         ids.sort_unstable();
         Ok(ids)
     }
@@ -153,27 +169,31 @@ impl StateDir {
         if path.symlink_metadata().is_ok() {
             let stale = record::read(&path);
             let lock = lock_stale(&path, stale.as_ref())?;
+            if let Some(stale) = &stale {
+                undo::undo(&path, stale)?;
+            }
+            let left = SandboxDir::new(path.clone(), lock, record.clone(), self.1.clone());
             if let Some(stale) = stale.filter(|stale| stale.network.is_some()) {
-                return Ok(Claim::Stale(
-                    SandboxDir::new(path, lock).until_done(),
-                    stale,
-                ));
+                return Ok(Claim::Stale(left.until_done(), stale));
             }
-            remove(&path)?;
+            left.remove()?;
         }
-        make_dir(&path)?;
-        let lock = match lock_new(&path) {
-            Ok(lock) => lock,
-            Err(error) => {
-                // There is no guard yet, and what has no lock is never swept.
-                drop(std::fs::remove_dir_all(&path));
-                return Err(error);
-            }
-        };
-        // From here on, the guard removes what was made.
-        let dir = SandboxDir::new(path, lock);
-        dir.fill(record)?;
-        Ok(Claim::New(dir))
+        // Under the lock of the state directory, there is one new one at most.
+        let new = self.0.join(NEW);
+        undo::remove_all(&new)?;
+        make_dir(&new)?;
+        self.1.reach("directory made");
+        let made = lock_new(&new).and_then(|lock| {
+            self.1.reach("directory locked");
+            let dir = SandboxDir::new(new.clone(), lock, record.clone(), self.1.clone());
+            dir.fill()?;
+            dir.settle(path)
+        });
+        if made.is_err() {
+            // Whatever there is has no guard, and what fails here is swept.
+            drop(undo::remove_all(&new));
+        }
+        made.map(Claim::New)
     }
 
     /// Removes the directories of sandboxes whose processes are gone, but for
@@ -186,13 +206,8 @@ impl StateDir {
         }
         let _sweeping = self.lock()?;
         let mut swept = Vec::new();
-        let entries = std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))?;
-        for entry in entries {
-            let path = entry.map_err(JournalError::io("list", &self.0))?.path();
-            // Only what this code made is touched: it has a lock.
-            if !path.join(LOCK).is_file() {
-                continue;
-            }
+        self.sweep_halves()?;
+        for path in self.directories()? {
             let record = record::read(&path);
             if record
                 .as_ref()
@@ -200,7 +215,7 @@ impl StateDir {
             {
                 continue;
             }
-            match lock_stale(&path, record.as_ref()).and_then(|_lock| remove(&path)) {
+            match self.remove_stale(&path, record.as_ref()) {
                 Ok(()) => swept.extend(record.map(|record| record.id)),
                 Err(JournalError::InUse { .. }) => {}
                 Err(error) => {
@@ -219,18 +234,59 @@ impl StateDir {
         }
         let _sweeping = self.lock()?;
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))? {
-            let path = entry.map_err(JournalError::io("list", &self.0))?.path();
+        for path in self.directories()? {
             let Some(record) = record::read(&path).filter(|record| record.network.is_some()) else {
                 continue;
             };
             match lock_stale(&path, Some(&record)) {
-                Ok(lock) => found.push((SandboxDir::new(path, lock).until_done(), record)),
+                Ok(lock) => {
+                    undo::undo(&path, &record)?;
+                    let dir = SandboxDir::new(path, lock, record.clone(), self.1.clone());
+                    found.push((dir.until_done(), record));
+                }
                 Err(JournalError::InUse { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(found)
+    }
+
+    /// The directories of sandboxes: only what this code made is touched, and
+    /// has a lock.
+    fn directories(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))? {
+            let entry = entry.map_err(JournalError::io("list", &self.0))?;
+            let half = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !half && entry.path().join(LOCK).is_file() {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what was half made or half removed.
+    fn sweep_halves(&self) -> Result<()> {
+        for entry in std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))? {
+            let entry = entry.map_err(JournalError::io("list", &self.0))?;
+            let name = entry.file_name();
+            if name == NEW || name.as_encoded_bytes().starts_with(GONE.as_bytes()) {
+                undo::remove_all(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes all of a sandbox whose process is gone, but for its network.
+    fn remove_stale(&self, path: &Path, record: Option<&Record>) -> Result<()> {
+        let lock = lock_stale(path, record)?;
+        let known = record.cloned().unwrap_or_else(|| Record::new("", None));
+        if record.is_some() {
+            undo::undo(path, &known)?;
+        }
+        SandboxDir::new(path.to_owned(), lock, known, self.1.clone()).remove()?;
+        log::info!(path:% = path.display(); "removed what a dead process left");
+        Ok(())
     }
 
     /// Checks that, where there is something of its name, it is a directory.
@@ -304,15 +360,8 @@ fn lock_stale(directory: &Path, record: Option<&Record>) -> Result<File> {
     let lock = try_lock(&path).map_err(JournalError::io("lock", &path))?;
     lock.ok_or_else(|| JournalError::InUse {
         path: directory.to_owned(),
-        owner: record.map(|record| record.pid),
+        owner: record.map(|record| record.owner.pid),
     })
-}
-
-/// Removes a directory that is locked here.
-fn remove(path: &Path) -> Result<()> {
-    std::fs::remove_dir_all(path).map_err(JournalError::io("remove", path))?;
-    log::info!(path:% = path.display(); "removed what a dead process left");
-    Ok(())
 }
 
 #[cfg(test)]
@@ -321,12 +370,20 @@ mod tests {
 
     fn state() -> (tempfile::TempDir, StateDir) {
         let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::new(directory.path().join("state"));
+        let state = StateDir::new(directory.path().join("state"), Steps::default());
         (directory, state)
     }
 
+    fn record(id: &str, network: Option<&str>) -> Record {
+        let network = network.map(|name| NetworkRecord {
+            name: name.to_owned(),
+            description: None,
+        });
+        Record::new(id, network)
+    }
+
     fn claim(state: &StateDir, id: &str, network: Option<&str>) -> SandboxDir {
-        match state.claim(&Record::new(id, network)).unwrap() {
+        match state.claim(&record(id, network)).unwrap() {
             Claim::New(dir) => dir,
             Claim::Stale(_, record) => panic!("{record:?}"),
         }
@@ -338,7 +395,7 @@ mod tests {
         let (_directory, state) = state();
         let dir = claim(&state, "a", None);
         let path = state.path().join("a");
-        assert_eq!(record::read(&path).unwrap(), Record::new("a", None));
+        assert_eq!(record::read(&path).unwrap(), record("a", None));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(dir.run_dir().is_dir());
         drop(dir);
@@ -349,7 +406,7 @@ mod tests {
     fn a_directory_in_use_is_neither_claimed_nor_swept() {
         let (_directory, state) = state();
         let _dir = claim(&state, "a", None);
-        let error = state.claim(&Record::new("a", None)).unwrap_err();
+        let error = state.claim(&record("a", None)).unwrap_err();
         let owner = std::process::id();
         assert!(
             matches!(&error, JournalError::InUse { owner: Some(pid), .. } if *pid == owner),
@@ -380,11 +437,11 @@ mod tests {
             let found = state.with_networks().unwrap();
             assert_eq!(found[0].1.id, "a");
             drop(found); // given up half-way
-            let claimed = state.claim(&Record::new("a", None)).unwrap();
+            let claimed = state.claim(&record("a", None)).unwrap();
             let Claim::Stale(left, record) = claimed else {
                 panic!("the network was forgotten")
             };
-            assert_eq!(record.network.as_deref(), Some("cni"));
+            assert_eq!(record.network.unwrap().name, "cni");
             drop(left); // and again
         }
         let found = state.with_networks().unwrap();
@@ -398,8 +455,8 @@ mod tests {
     fn a_state_directory_that_is_none_is_told_apart() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for path in [file.path().to_owned(), file.path().join("below")] {
-            let state = StateDir::new(path);
-            let error = state.claim(&Record::new("a", None)).unwrap_err();
+            let state = StateDir::new(path, Steps::default());
+            let error = state.claim(&record("a", None)).unwrap_err();
             assert!(matches!(error, JournalError::NoDirectory(_)), "{error:?}");
             assert!(matches!(state.sweep(), Err(JournalError::NoDirectory(_))));
         }
@@ -415,6 +472,46 @@ mod tests {
     }
 
     #[test]
+    fn what_was_half_made_or_half_removed_is_swept() {
+        let (_directory, state) = state();
+        for half in [NEW, ".gone-1"] {
+            std::fs::create_dir_all(state.path().join(half).join("vm")).unwrap();
+        }
+        assert!(state.sweep().unwrap().is_empty());
+        for half in [NEW, ".gone-1"] {
+            assert!(!state.path().join(half).exists(), "{half}");
+        }
+        std::fs::create_dir_all(state.path().join(NEW).join("vm")).unwrap();
+        let _dir = claim(&state, "a", None);
+        assert!(!state.path().join(NEW).exists());
+        assert_eq!(state.ids().unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_monitor_that_outlives_its_process_is_ended_before_the_directory_goes() {
+        let (_directory, state) = state();
+        let mut sleep = std::process::Command::new("sleep");
+        let mut monitor = sleep.arg("1000").spawn().unwrap();
+        let mut dir = claim(&state, "a", None);
+        let pid = monitor.id();
+        dir.note(|record| record.monitor = Some(ProcessId::of(pid)))().unwrap();
+        dir.leave();
+        assert_eq!(state.sweep().unwrap(), ["a"]);
+        assert!(!monitor.wait().unwrap().success());
+    }
+
+    #[test]
+    fn who_has_a_sandbox_is_told_by_its_lock() {
+        let (_directory, state) = state();
+        assert_eq!(state.occupant("a"), Occupant::Nobody);
+        let dir = claim(&state, "a", None);
+        let own = Some(std::process::id());
+        assert_eq!(state.occupant("a"), Occupant::Process(own));
+        dir.leave();
+        assert_eq!(state.occupant("a"), Occupant::Dead);
+    }
+
+    #[test]
     fn a_crash_before_the_lock_leaves_what_the_next_claim_replaces() {
         let (_directory, state) = state();
         std::fs::create_dir_all(state.path().join("a")).unwrap();
@@ -424,7 +521,8 @@ mod tests {
     #[test]
     fn long_ids_still_have_short_socket_paths() {
         let id = "x".repeat(255);
-        assert!(StateDir::new("/run/user/1000/kata".into()).sockets_fit(&id));
-        assert!(!StateDir::new(format!("/{}", "d".repeat(90)).into()).sockets_fit("a"));
+        let state = |path| StateDir::new(path, Steps::default());
+        assert!(state("/run/user/1000/kata".into()).sockets_fit(&id));
+        assert!(!state(format!("/{}", "d".repeat(90)).into()).sockets_fit("a"));
     }
 }

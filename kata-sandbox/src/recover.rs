@@ -6,9 +6,10 @@ use std::time::UNIX_EPOCH;
 
 use tokio::task::JoinSet;
 
-use crate::engine::journal_error;
+use crate::engine::{journal_error, noted_network};
 use crate::error::{Context, Result};
 use crate::home::Home;
+use crate::journal::Record;
 use crate::runtime::{Runtime, Shared};
 use crate::sandbox::{Sandbox, SandboxStatus};
 use crate::state::SandboxState;
@@ -91,18 +92,7 @@ pub(crate) async fn recover(runtime: &Runtime, shared: &Arc<Shared>) -> Result<V
         .map_err(|error| journal_error(&context, error))?;
     recovered.extend(swept.into_iter().map(|id| gone(id, None)));
     for (left, record) in networks {
-        let known = record.network.as_deref() == Some(shared.network.name());
-        let failure = if known {
-            shared
-                .network
-                .teardown(&record.id)
-                .await
-                .err()
-                .map(|error| error.to_string())
-        } else {
-            let name = record.network.as_deref().unwrap_or_default();
-            Some(format!("its network {name:?} is not this runtime's"))
-        };
+        let failure = tear_down(&record, shared).await.err();
         let failure = match failure {
             None => left.remove().err().map(|error| error.to_string()),
             failure => failure, // it stays as it was left
@@ -111,6 +101,21 @@ pub(crate) async fn recover(runtime: &Runtime, shared: &Arc<Shared>) -> Result<V
     }
     recovered.extend(live(runtime, shared, &context).await?);
     Ok(recovered)
+}
+
+/// Tears down the network that a dead process has left.
+async fn tear_down(record: &Record, shared: &Shared) -> std::result::Result<(), String> {
+    let Some(noted) = &record.network else {
+        return Ok(());
+    };
+    let Some(network) = noted_network(noted, &shared.network) else {
+        return Err(format!(
+            "its network {:?} is not this runtime's",
+            noted.name
+        ));
+    };
+    let torn_down = network.teardown(&record.id).await;
+    torn_down.map_err(|error| error.to_string())
 }
 
 /// The sandboxes that run: those of this runtime, and those with supervisors.

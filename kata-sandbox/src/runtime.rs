@@ -13,7 +13,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::{EventHub, Events};
 use crate::home::Home;
 use crate::image::{GuestImage, VerifiedImages};
-use crate::journal::StateDir;
+use crate::journal::{StateDir, Steps};
 use crate::recover::{self, Recovered};
 use crate::registry::Registry;
 use crate::sandbox::{Sandbox, SandboxStatus};
@@ -69,6 +69,7 @@ pub struct RuntimeBuilder {
     image: GuestImage,
     network: Arc<dyn Network>,
     supervisor: Option<Supervisor>,
+    steps: Steps,
 }
 
 impl Runtime {
@@ -81,6 +82,7 @@ impl Runtime {
             image: GuestImage::Directory(GUEST_IMAGE.into()),
             network: Arc::new(kata_network::None),
             supervisor: None,
+            steps: Steps::default(),
         }
     }
 
@@ -224,6 +226,18 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Tells `listener` each step of making and removing a sandbox, by name, at
+    /// the moment at which the process may die there: for tests that let it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn on_journal_step(
+        mut self,
+        listener: impl Fn(&'static str) + Send + Sync + 'static,
+    ) -> Self {
+        self.steps = Steps::told_to(listener);
+        self
+    }
+
     pub(crate) fn image(mut self, image: GuestImage) -> Self {
         self.image = image;
         self
@@ -266,7 +280,7 @@ impl RuntimeBuilder {
         }
         Ok(Arc::new(Shared {
             backends,
-            state: StateDir::new(self.state_dir),
+            state: StateDir::new(self.state_dir, self.steps),
             image: self.image,
             images: VerifiedImages::default(),
             network: self.network,

@@ -337,6 +337,10 @@ impl Vm for QemuVm {
         phases
     }
 
+    fn monitor(&self) -> Option<u32> {
+        u32::try_from(self.child.pid().as_raw_nonzero().get()).ok()
+    }
+
     async fn usage(&self) -> Result<VmUsage> {
         let read = usage::usage(self.child.pid()).await;
         // Whatever was read after its end was another process's.

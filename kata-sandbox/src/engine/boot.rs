@@ -45,7 +45,12 @@ pub(crate) async fn boot(
         )
     })?;
     let stays = blueprint.on_drop == OnDrop::Detach;
-    let mut site = Site::new(&blueprint.id, reservation, stays);
+    let mut site = Site::new(
+        &blueprint.id,
+        reservation,
+        stays,
+        shared.state.steps().clone(),
+    );
     let deadline = blueprint.boot_timeout;
     let attempt = Attempt {
         shared,
@@ -160,6 +165,8 @@ impl Attempt<'_> {
             let lease = network_place.set_up(network, processors).await;
             lease.map_err(|error| context.network(error))?
         };
+        let steps = self.shared.state.steps();
+        steps.reach("network set up");
         let endpoints = std::mem::take(&mut lease.endpoints);
         config.devices.nics = nics::devices(endpoints, context)?;
         let vm = {
@@ -170,12 +177,23 @@ impl Attempt<'_> {
                 .map_err(|error| context.vm(error).during("create machine"))?;
             Arc::clone(vm_place.insert(Arc::from(vm)))
         };
+        steps.reach("machine made");
         refuse_growth(&self.blueprint.size, &*vm, hypervisor.name(), context)?;
         {
             let _phase = self.recorder.begin("start machine");
-            let started = vm.start().await;
-            started.map_err(|error| context.vm(error).during("start machine"))?;
+            let start = async {
+                let started = vm.start().await;
+                started.map_err(|error| context.vm(error).during("start machine"))
+            };
+            let note = async {
+                match vm.monitor() {
+                    Some(pid) => site.note_monitor(pid, context).await,
+                    None => Ok(()),
+                }
+            };
+            tokio::try_join!(start, note)?;
         }
+        steps.reach("machine started");
         let agent = tokio::select! {
             agent = self.reach_agent(&*vm, announcement, &lease, context) => agent,
             error = connect::ended(&*vm, context) => return Err(error),
@@ -215,6 +233,7 @@ impl Attempt<'_> {
     }
 
     fn finish(&self, site: Site, ready: Ready) -> Arc<Engine> {
+        self.shared.state.steps().reach("guest ready");
         let timeline = self.recorder.finish(&ready.vm.phases());
         Engine::new(Parts {
             blueprint: self.blueprint.clone(),
@@ -225,6 +244,7 @@ impl Attempt<'_> {
             site,
             timeline,
             events: self.shared.events.clone(),
+            steps: self.shared.state.steps().clone(),
         })
     }
 }

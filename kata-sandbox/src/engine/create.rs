@@ -120,6 +120,7 @@ async fn create(
         hooks,
     };
     let record = ContainerRecord::new(slot.key(), process, terminal, streams, held);
+    engine.reach("container made");
     slot.enter(&record);
     record.step(engine, ContainerStep::Created);
     Ok(record)

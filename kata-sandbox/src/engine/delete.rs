@@ -48,6 +48,7 @@ fn is_current(engine: &Engine, record: &Arc<ContainerRecord>) -> bool {
 
 /// The guest no longer has it: nor need the host.
 fn forget(engine: &Engine, record: &Arc<ContainerRecord>) {
+    engine.reach("container gone");
     record.release_shares();
     if engine.containers.remove(record) {
         engine.events.send(&Event::ContainerDeleted {

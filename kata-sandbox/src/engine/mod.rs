@@ -47,6 +47,7 @@ use tokio::sync::{Mutex, OnceCell};
 use crate::event::EventHub;
 use crate::exit::SandboxExit;
 use crate::home::{Facts, SandboxFace};
+use crate::journal::Steps;
 use crate::state::{SandboxState, SandboxStep};
 use crate::timeline::Timeline;
 
@@ -54,7 +55,7 @@ pub(crate) use agent::Agent;
 pub(crate) use blueprint::Blueprint;
 pub(crate) use boot::boot;
 pub(crate) use container::ContainerRecord;
-pub(crate) use site::journal_error;
+pub(crate) use site::{journal_error, noted_network};
 pub(crate) use streams::Streams;
 
 use containers::Containers;
@@ -73,6 +74,7 @@ pub(crate) struct Parts {
     site: Site,
     timeline: Timeline,
     events: EventHub,
+    steps: Steps,
 }
 
 /// A sandbox that was booted. Fields drop top to bottom: what talks to the
@@ -82,6 +84,7 @@ pub(crate) struct Engine {
     id: String,
     face: Arc<SandboxFace>,
     events: EventHub,
+    steps: Steps,
     call_timeout: Duration,
     tasks: Tasks,
     agent: Agent,
@@ -112,6 +115,7 @@ impl Engine {
             site,
             timeline,
             events,
+            steps,
         } = parts;
         let facts = Facts {
             id: blueprint.id.clone(),
@@ -125,6 +129,7 @@ impl Engine {
             id: blueprint.id,
             face: SandboxFace::new(facts, SandboxState::Starting, events.clone()),
             events,
+            steps,
             call_timeout: blueprint.call_timeout,
             tasks: Tasks::default(),
             agent,
@@ -196,6 +201,11 @@ impl Engine {
     /// Notes how the sandbox ended; the first word counts.
     fn note_exit(&self, exit: SandboxExit) {
         self.face.note_exit(exit);
+    }
+
+    /// How far things have come, for tests.
+    pub(crate) fn reach(&self, step: &'static str) {
+        self.steps.reach(step);
     }
 
     /// Does something soon, unless the sandbox is given up.

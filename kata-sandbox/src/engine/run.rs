@@ -43,6 +43,7 @@ impl Engine {
             let agent = &engine.agent;
             let call = agent.calls().start_container(&request, agent.deadline());
             let started = engine.call(&own, call).await?;
+            engine.reach("container started");
             record.init().note_pid(started.pid);
             record.step(&engine, ContainerStep::Start);
             let hooks = Arc::clone(&record);
@@ -113,6 +114,7 @@ impl Engine {
             let terminal = streams::terminal(&mode).is_some();
             let process = Arc::new(ProcessRecord::new(exec_id, terminal));
             process.note_pid(started.pid);
+            engine.reach("process executed");
             record.note_executed(&process);
             streams.start_relays(&engine);
             engine.tasks.spawn(watch_exec(

@@ -8,7 +8,9 @@ use kata_network::{Lease, Network, SetupRequest};
 use tokio::runtime::Handle;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::journal::{Claim, JournalError, Left, Record, SandboxDir, StateDir};
+use crate::journal::{
+    Claim, JournalError, Left, NetworkRecord, ProcessId, Record, SandboxDir, StateDir, Steps,
+};
 use crate::registry::Reservation;
 
 /// The host resources of one sandbox, made top to bottom and taken away bottom
@@ -23,6 +25,7 @@ pub(crate) struct Site {
     stays: bool,
     network: Option<NetworkSetup>,
     vm: Option<Arc<dyn Vm>>,
+    steps: Steps,
     /// To tear the network down when nobody is left to wait for it.
     runtime: Handle,
 }
@@ -32,8 +35,9 @@ pub(crate) struct Site {
 struct NetworkSetup(Arc<dyn Network>);
 
 impl Site {
-    pub(crate) fn new(id: &str, reservation: Reservation, stays: bool) -> Self {
+    pub(crate) fn new(id: &str, reservation: Reservation, stays: bool, steps: Steps) -> Self {
         Self {
+            steps,
             id: id.to_owned(),
             reservation: Some(reservation),
             dir: None,
@@ -46,6 +50,21 @@ impl Site {
 
     pub(crate) fn set_dir(&mut self, dir: SandboxDir) {
         self.dir = Some(dir);
+    }
+
+    /// Writes down which process runs the machine.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub(crate) async fn note_monitor(&mut self, pid: u32, context: &Context) -> Result<()> {
+        let Some(dir) = &mut self.dir else {
+            return Ok(());
+        };
+        let note = dir.note(|record| record.monitor = Some(ProcessId::of(pid)));
+        let noted = tokio::task::spawn_blocking(note).await;
+        noted
+            .map_err(|error| context.join(error))?
+            .map_err(|error| journal_error(context, error))
     }
 
     /// The places that network and machine are to be noted in, side by side.
@@ -72,10 +91,12 @@ impl Site {
                 Err(error) => failures.push(context.vm(error)),
             }
             self.vm = None;
+            self.steps.reach("machine ended");
         }
         if let Some(NetworkSetup(network)) = &self.network {
             let torn_down = network.teardown(&self.id).await;
             self.network = None;
+            self.steps.reach("network torn down");
             if let Err(error) = torn_down {
                 failures.push(context.network(error));
                 // Its record says what to tear down: a later start tries again.
@@ -163,7 +184,10 @@ pub(crate) async fn open_journal(
     id: &str,
     context: &Context,
 ) -> Result<SandboxDir> {
-    let to_tear_down = (!network.leaves_nothing()).then(|| network.name());
+    let to_tear_down = (!network.leaves_nothing()).then(|| NetworkRecord {
+        name: network.name().to_owned(),
+        description: network.description(),
+    });
     let record = Record::new(id, to_tear_down);
     loop {
         let (state, record) = (state.clone(), record.clone());
@@ -186,16 +210,32 @@ async fn tear_down_stale(
     stale: &Record,
     context: &Context,
 ) -> Result<()> {
-    let name = stale.network.as_deref().unwrap_or_default();
-    if name != network.name() {
+    let Some(noted) = &stale.network else {
+        return Ok(());
+    };
+    let Some(network) = noted_network(noted, network) else {
         log::warn!(
-            sandbox_id = stale.id.as_str(), network = name;
+            sandbox_id = stale.id.as_str(), network = noted.name.as_str();
             "a dead process's network is not this runtime's, and is left behind"
         );
         return Ok(());
-    }
+    };
     let torn_down = network.teardown(&stale.id).await;
     torn_down.map_err(|error| context.network(error))
+}
+
+/// The network that a dead process has noted, to tear it down: the runtime's
+/// own where that has its name, else one made of its description.
+pub(crate) fn noted_network(
+    noted: &NetworkRecord,
+    own: &Arc<dyn Network>,
+) -> Option<Arc<dyn Network>> {
+    let described = || {
+        let words = noted.description.as_ref()?;
+        kata_network::from_description(words).ok()
+    };
+    // Two networks of one name may differ: the description is exact.
+    described().or_else(|| (noted.name == own.name()).then(|| Arc::clone(own)))
 }
 
 pub(crate) fn journal_error(context: &Context, error: JournalError) -> Error {

@@ -70,6 +70,7 @@ async fn run(engine: &Arc<Engine>, grace: Duration, paused: bool) -> Vec<Error> 
     }
     drop(pausing);
     end_containers(engine, grace).await;
+    engine.reach("containers ended");
     let destroyed = engine
         .agent
         .calls()

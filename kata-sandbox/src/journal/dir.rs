@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use super::{JournalError, Record, Result};
+use super::{JournalError, Record, Result, Steps};
 
 /// The machine's own directory.
 pub(super) const VM: &str = "vm";
@@ -14,6 +15,8 @@ pub(super) const VM: &str = "vm";
 pub(crate) struct SandboxDir {
     path: PathBuf,
     lock: Option<File>,
+    record: Record,
+    steps: Steps,
 }
 
 /// A directory that stays unless it is removed: what it says is still to be
@@ -37,10 +40,12 @@ impl Drop for Left {
 }
 
 impl SandboxDir {
-    pub(super) fn new(path: PathBuf, lock: File) -> Self {
+    pub(super) fn new(path: PathBuf, lock: File, record: Record, steps: Steps) -> Self {
         Self {
             path,
             lock: Some(lock),
+            record,
+            steps,
         }
     }
 
@@ -55,23 +60,48 @@ impl SandboxDir {
     }
 
     /// Makes the machine's directory, and writes down what is about to be made.
-    pub(super) fn fill(&self, record: &Record) -> Result<()> {
+    pub(super) fn fill(&self) -> Result<()> {
         let machine = self.run_dir();
         super::make_dir(&machine)?;
-        record
+        self.write()?;
+        self.steps.reach("record written");
+        Ok(())
+    }
+
+    /// Gives the directory its name, now that it is complete.
+    pub(super) fn settle(mut self, path: PathBuf) -> Result<Self> {
+        std::fs::rename(&self.path, &path).map_err(JournalError::io("make", &path))?;
+        self.path = path;
+        self.steps.reach("directory named");
+        Ok(self)
+    }
+
+    fn write(&self) -> Result<()> {
+        self.record
             .write(&self.path)
             .map_err(JournalError::io("write the record in", &self.path))
     }
 
+    /// Writes down what more is about to be made, when the answer is called:
+    /// that waits for the disk.
+    pub(crate) fn note(
+        &mut self,
+        change: impl FnOnce(&mut Record),
+    ) -> Box<dyn FnOnce() -> Result<()> + Send> {
+        change(&mut self.record);
+        let (path, record, steps) = (self.path.clone(), self.record.clone(), self.steps.clone());
+        Box::new(move || {
+            record
+                .write(&path)
+                .map_err(JournalError::io("write the record in", &path))?;
+            steps.reach("record changed");
+            Ok(())
+        })
+    }
+
     /// Removes the machine's directory, and leaves the rest.
     pub(crate) fn remove_run_dir(&self) -> Result<()> {
-        let path = self.run_dir();
-        match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(JournalError::io("remove", &path)(source))
-            }
-            _ => Ok(()),
-        }
+        super::undo::remove_all(&self.run_dir())
     }
 
     /// Removes the directory and lets go of its lock.
@@ -90,12 +120,23 @@ impl SandboxDir {
     fn take_away(&mut self) -> Result<()> {
         // The lock goes last: until then, nobody takes the directory for stale.
         let _lock = self.lock.take();
-        match std::fs::remove_dir_all(&self.path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(JournalError::io("remove", &self.path)(source))
-            }
-            _ => Ok(()),
+        self.steps.reach("directory about to go");
+        let gone = match std::fs::symlink_metadata(&self.path) {
+            Ok(found) => self
+                .path
+                .with_file_name(format!("{}{}", super::GONE, found.ino())),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(JournalError::io("look at", &self.path)(source)),
+        };
+        match std::fs::rename(&self.path, &gone) {
+            Ok(()) => {}
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(JournalError::io("remove", &self.path)(source)),
         }
+        self.steps.reach("directory nameless");
+        super::undo::remove_all(&gone)?;
+        self.steps.reach("directory gone");
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::connect::{self, Connection};
 use super::message::{Begin, Purpose};
 use super::spawn::spawn;
-use super::{Supervisor, frame, network};
+use super::{Supervisor, frame};
 use crate::engine::Blueprint;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::Event;
@@ -76,7 +76,7 @@ fn begin(shared: &Shared, blueprint: Blueprint, boot: &Boot) -> Begin {
         state_dir: shared.state.path().to_owned(),
         image: shared.image.clone(),
         verified: shared.images.known(boot),
-        network: network::describe(&*blueprint.network),
+        network: blueprint.network.description(),
         network_name: blueprint.network.name().to_owned(),
         blueprint,
     }

@@ -176,11 +176,13 @@ async fn start(
             return Err(context.error(ErrorKind::Cancelled, reason));
         }
     };
+    engine.reach("sandbox runs");
     let path = shared.state.directory(&id).join(socket::NAME);
     let listener = socket::listen(&path).map_err(|error| {
         engine.abandon();
         context.io(format!("cannot listen on {}", path.display()), error)
     })?;
+    engine.reach("socket bound");
     Ok(Started {
         verified: shared.images.known(&image),
         engine,

@@ -9,6 +9,7 @@
 pub(crate) mod fake;
 pub(crate) mod image;
 pub(crate) mod leftovers;
+pub(crate) mod mortal;
 pub(crate) mod network;
 
 use std::path::{Path, PathBuf};

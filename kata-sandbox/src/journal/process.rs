@@ -1,0 +1,128 @@
+//! Processes that are written down, so that nobody takes another for them.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// A process, by all that tells it apart from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessId {
+    pub(crate) pid: u32,
+    /// When it began, in clock ticks since boot.
+    start_time: Option<u64>,
+    /// The boot of the host in which it began.
+    boot_id: Option<String>,
+}
+
+impl ProcessId {
+    /// The process that has that id now.
+    pub(crate) fn of(pid: u32) -> Self {
+        Self {
+            pid,
+            start_time: start_time(pid),
+            boot_id: boot_id(),
+        }
+    }
+
+    /// Whether it is still there, and is the same.
+    fn is_there(&self) -> bool {
+        self.boot_id == boot_id()
+            && self.start_time.is_some()
+            && start_time(self.pid) == self.start_time
+    }
+
+    /// Sees to it that the process has ended: kills it, unless it is dying
+    /// already, and waits so long at most.
+    ///
+    /// # Errors
+    /// When it cannot be killed, or does not end in time.
+    pub(crate) fn end(&self, limit: Duration) -> io::Result<()> {
+        let raw = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(pid) = raw.filter(|_| self.is_there()) else {
+            return Ok(());
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        // What was opened may be another, if the first has ended since.
+        if !self.is_there() {
+            return Ok(());
+        }
+        match pidfd_send_signal(&pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let limit = Timespec::try_from(limit).expect("seconds, not centuries");
+        loop {
+            let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
+            match poll(&mut ends, Some(&limit)) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+/// Field 22 of a process's `stat`, counted after the command's parenthesis.
+/// None for one that has ended and was not reaped.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> std::process::Child {
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("1000").spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_that_runs_is_ended() {
+        let mut child = sleeper();
+        let process = ProcessId::of(child.id());
+        process.end(Duration::from_secs(20)).unwrap();
+        assert!(!child.wait().unwrap().success());
+        process.end(Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn another_process_of_the_same_id_is_left_alone() {
+        let mut child = sleeper();
+        let now = ProcessId::of(child.id());
+        let earlier = ProcessId {
+            start_time: now.start_time.map(|ticks| ticks - 1),
+            ..now.clone()
+        };
+        let before_a_reboot = ProcessId {
+            boot_id: Some("another".into()),
+            ..now
+        };
+        for other in [earlier, before_a_reboot] {
+            other.end(Duration::from_secs(20)).unwrap();
+            assert!(child.try_wait().unwrap().is_none());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

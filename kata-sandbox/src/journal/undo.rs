@@ -1,0 +1,39 @@
+//! Undoing what a dead process has left.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{JournalError, Record, Result};
+
+/// How long a monitor may take to die: the kernel frees its guest's memory.
+const DYING: Duration = Duration::from_secs(20);
+
+/// Undoes what the record says but for the network, which takes more than a
+/// look at the disk.
+pub(super) fn undo(directory: &Path, record: &Record) -> Result<()> {
+    if let Some(monitor) = &record.monitor {
+        monitor
+            .end(DYING)
+            .map_err(JournalError::io("end the monitor of", directory))?;
+    }
+    for cgroup in record.cgroups.iter().rev() {
+        match std::fs::remove_dir(cgroup) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(JournalError::io("remove the control group", cgroup)(source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory, if it is there.
+pub(super) fn remove_all(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(JournalError::io("remove", path)(source))
+        }
+        _ => Ok(()),
+    }
+}

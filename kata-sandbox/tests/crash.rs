@@ -1,0 +1,232 @@
+//! Processes that are killed at every step, and what `recover` makes of it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use common::mortal::{Orders, processes_of};
+use common::{Host, sh, text};
+use kata_sandbox::{MemorySize, OnDrop, Recovered, Runtime, RuntimeBuilder, Sandbox, SandboxState};
+
+/// More steps than there are.
+const FAR: usize = 100;
+
+/// Not a test of its own: the supervisor of the others.
+#[test]
+#[ignore = "is started by the other tests"]
+fn supervisor_main() {
+    let Some(orders) = Orders::own() else { return };
+    drop(kata_sandbox::supervisor::serve(|builder| {
+        orders.configure(builder)
+    }));
+}
+
+/// Not a test of its own: a program with a sandbox in itself.
+#[test]
+#[ignore = "is started by the other tests"]
+fn embedder_main() {
+    let Some(orders) = Orders::own() else { return };
+    let directory = orders.traces.parent().unwrap().to_owned();
+    let image = std::env::var_os("KATA_GUEST_IMAGE").unwrap();
+    let tokio = tokio::runtime::Runtime::new().unwrap();
+    tokio.block_on(async {
+        let builder = Runtime::builder()
+            .state_dir(directory.join("s"))
+            .guest_image(image);
+        let runtime = orders.configure(builder).build().unwrap();
+        let host = Stage {
+            directory,
+            traces: PathBuf::new(),
+        };
+        host.whole_life(&runtime, OnDrop::Kill).await.unwrap();
+    });
+}
+
+/// Where it all happens.
+struct Stage {
+    directory: PathBuf,
+    traces: PathBuf,
+}
+
+impl Stage {
+    fn new(host: &Host) -> Self {
+        let traces = host.directory.path().join("net");
+        std::fs::create_dir_all(&traces).unwrap();
+        host.rootfs("root");
+        Self {
+            directory: host.directory.path().to_owned(),
+            traces,
+        }
+    }
+
+    fn orders(&self, die_at: usize) -> Orders {
+        Orders {
+            traces: self.traces.clone(),
+            die_at,
+        }
+    }
+
+    fn runtime(&self, builder: RuntimeBuilder, die_at: usize) -> Runtime {
+        let supervisor = self.orders(die_at).supervisor("supervisor_main");
+        let builder = self.orders(0).configure(builder);
+        builder.supervisor(supervisor).build().unwrap()
+    }
+
+    async fn start(
+        &self,
+        runtime: &Runtime,
+        id: &str,
+        on_drop: OnDrop,
+    ) -> kata_sandbox::Result<Sandbox> {
+        let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
+        let builder = builder.boot_timeout(Duration::from_secs(60));
+        builder.on_drop(on_drop).start().await
+    }
+
+    async fn sleeper(&self, sandbox: &Sandbox) -> kata_sandbox::Result<kata_sandbox::Container> {
+        let rootfs = kata_sandbox::Rootfs::Dir(self.directory.join("root"));
+        let spec = kata_sandbox::ContainerSpec::new(rootfs).command(["/bin/sleep", "100000"]);
+        let container = sandbox.container("c", spec).await?;
+        container.start().await?;
+        Ok(container)
+    }
+
+    /// Starts, creates, executes, stops and deletes.
+    async fn whole_life(&self, runtime: &Runtime, on_drop: OnDrop) -> kata_sandbox::Result<()> {
+        let sandbox = self.start(runtime, "mortal", on_drop).await?;
+        let container = self.sleeper(&sandbox).await?;
+        let done = container.exec("/bin/true").output().await?;
+        assert!(done.exit.success() || sandbox.state() == SandboxState::Lost);
+        container.delete().await?;
+        sandbox.stop(Duration::ZERO).await?;
+        sandbox.delete().await
+    }
+
+    /// What there is on the host of all this: processes, state, networks,
+    /// mounts.
+    fn census(&self) -> (BTreeMap<u32, String>, Vec<String>, Vec<String>, usize) {
+        let names = |path: PathBuf| {
+            let entries = std::fs::read_dir(path).unwrap().flatten();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            names.sort_unstable();
+            names
+        };
+        let directory = self.directory.display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        (
+            processes_of(&self.directory),
+            names(self.directory.join("s")),
+            names(self.traces.clone()),
+            mounts.lines().filter(|it| it.contains(&directory)).count(),
+        )
+    }
+
+    /// Recovers in a program of its own, as it were, and looks that the
+    /// bystander is well and nothing else is left.
+    async fn recover(&self, host: &Host, before: &<Self as Counted>::Census, moment: usize) {
+        let runtime = self.runtime(host.builder(), 0);
+        let recovered = runtime.recover().await.unwrap();
+        let mut live = 0;
+        for found in recovered {
+            match found {
+                Recovered::Live(sandbox) => {
+                    assert_eq!(sandbox.id(), "bystander", "step {moment}");
+                    let container = sandbox.get("c").unwrap();
+                    assert_eq!(text(&sh(&container, "echo well").await.stdout), "well\n");
+                    live += 1;
+                }
+                Recovered::Gone {
+                    id,
+                    cleaned,
+                    reason,
+                } => {
+                    assert!(cleaned && id == "mortal", "step {moment}: {id}: {reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(live, 1, "step {moment}");
+        // A monitor that was forked and not yet written down dies by itself.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.census() != *before {
+            assert!(
+                Instant::now() < deadline,
+                "step {moment} left behind:\n{:#?}\nbefore:\n{before:#?}",
+                self.census()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Names the type of a census.
+trait Counted {
+    type Census;
+}
+
+impl Counted for Stage {
+    type Census = (BTreeMap<u32, String>, Vec<String>, Vec<String>, usize);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_that_is_killed_at_any_step_leaves_nothing_after_recovery() {
+    let Some(host) = Host::new() else { return };
+    let stage = Stage::new(&host);
+    let calm = stage.runtime(host.builder(), 0);
+    let bystander = stage.start(&calm, "bystander", OnDrop::Detach).await;
+    stage.sleeper(&bystander.unwrap()).await.unwrap();
+    drop(calm);
+    let before = stage.census();
+    let mut deaths = 0;
+    for moment in 1..FAR {
+        let runtime = stage.runtime(host.builder(), moment);
+        let lived = stage.whole_life(&runtime, OnDrop::Detach).await;
+        drop(runtime);
+        stage.recover(&host, &before, moment).await;
+        match lived {
+            Ok(()) => break,
+            Err(error) => println!("step {moment}: {error:#}"),
+        }
+        deaths = moment;
+    }
+    assert!((15..FAR - 1).contains(&deaths), "{deaths} steps");
+    let runtime = stage.runtime(host.builder(), 0);
+    let bystander = runtime.attach("bystander").await.unwrap();
+    bystander.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_is_killed_at_any_step_leaves_nothing_after_recovery() {
+    let Some(host) = Host::new() else { return };
+    let stage = Stage::new(&host);
+    let calm = stage.runtime(host.builder(), 0);
+    let bystander = stage.start(&calm, "bystander", OnDrop::Detach).await;
+    stage.sleeper(&bystander.unwrap()).await.unwrap();
+    drop(calm);
+    let before = stage.census();
+    let mut deaths = 0;
+    for moment in 1..FAR {
+        let status = std::process::Command::new("/proc/self/exe")
+            .args(stage.orders(moment).arguments("embedder_main"))
+            .env("KATA_GUEST_IMAGE", host.image())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        stage.recover(&host, &before, moment).await;
+        if status.success() {
+            break;
+        }
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(status.signal(), Some(9), "step {moment}: {status}");
+        deaths = moment;
+    }
+    assert!((13..FAR - 1).contains(&deaths), "{deaths} steps");
+    let runtime = stage.runtime(host.builder(), 0);
+    let bystander = runtime.attach("bystander").await.unwrap();
+    bystander.delete().await.unwrap();
+}
