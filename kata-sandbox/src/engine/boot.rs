@@ -226,7 +226,7 @@ impl Attempt<'_> {
         };
         let _phase = self.recorder.begin("set up guest");
         let agent = Agent::new(Client::new(stream), self.blueprint.call_timeout);
-        guest_setup::run(&agent, self.blueprint, lease)
+        guest_setup::run(&agent, self.blueprint, lease, self.boot.announces)
             .await
             .map_err(|e| context.call(e))?;
         Ok(agent)

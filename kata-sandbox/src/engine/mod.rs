@@ -19,6 +19,7 @@ mod delete;
 mod devices;
 mod disks;
 mod grow;
+mod guest_network;
 mod guest_setup;
 mod hooks;
 mod monitor;

@@ -26,6 +26,7 @@ const ACK: u16 = 0x4;
 const REPLACE: u16 = 0x100;
 const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -39,6 +40,8 @@ pub(crate) enum Verb {
     Change,
     /// Make it, or replace it if it is there.
     Replace,
+    /// Make it after those that are like it.
+    Append,
 }
 
 /// A message under construction.
@@ -55,6 +58,7 @@ impl Request {
             Verb::Dump => REQUEST | DUMP,
             Verb::Change => REQUEST | ACK,
             Verb::Replace => REQUEST | ACK | CREATE | REPLACE,
+            Verb::Append => REQUEST | ACK | CREATE | APPEND,
         };
         let mut bytes = vec![0; HEADER];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());

@@ -6,11 +6,11 @@ mod support;
 use std::process::Command;
 
 use kata_protocol::agent::{
-    AddArpNeighborsRequest, ArpNeighbors, ListInterfacesRequest, ListRoutesRequest, Routes,
-    UpdateInterfaceRequest, UpdateRoutesRequest,
+    AddArpNeighborsRequest, ArpNeighbors, CreateSandboxRequest, ListInterfacesRequest,
+    ListRoutesRequest, Network, Routes, UpdateInterfaceRequest, UpdateRoutesRequest,
 };
 use kata_protocol::ttrpc::Code;
-use kata_protocol::types::{ArpNeighbor, Interface, IpAddress, IpFamily, Route};
+use kata_protocol::types::{ArpNeighbor, Interface, IpAddress, IpFamily, NextHop, Route, Rule};
 use support::{Agent, DEADLINE, able};
 
 const MAC: &str = "52:54:00:aa:bb:01";
@@ -53,6 +53,7 @@ async fn update(agent: &Agent, interface: Interface) -> Result<Interface, Option
 async fn update_routes(agent: &Agent, routes: Vec<Route>) -> Result<Vec<Route>, String> {
     let request = UpdateRoutesRequest {
         routes: Some(Routes { routes }),
+        ..UpdateRoutesRequest::default()
     };
     let updated = agent.service.update_routes(&request, DEADLINE).await;
     updated
@@ -296,6 +297,116 @@ async fn neighbours_of_both_families_are_permanent() {
     assert!(
         listed.contains("192.0.2.9 ") && listed.contains("2001:db8::9 "),
         "{listed}"
+    );
+    agent.destroy().await;
+}
+
+#[tokio::test]
+async fn the_network_comes_with_the_sandbox_and_nothing_of_it_is_lost() {
+    if !able() {
+        return;
+    }
+    let agent = Agent::start(VETH).await;
+    let route = |dest: &str| Route {
+        dest: dest.into(),
+        device: "eth0".into(),
+        ..Route::default()
+    };
+    let hop = |gateway: &str, weight| NextHop {
+        gateway: gateway.into(),
+        device: "eth0".into(),
+        weight,
+        flags: 0,
+    };
+    let routes = vec![
+        Route {
+            gateway: "192.0.2.1".into(),
+            metric: Some(7),
+            ..route("198.51.100.0/24")
+        },
+        Route {
+            gateway: "192.0.2.9".into(),
+            metric: Some(8),
+            ..route("198.51.100.0/24")
+        },
+        Route {
+            table: 1077,
+            scope: 253,
+            protocol: 4,
+            ..route("203.0.113.0/24")
+        },
+        Route {
+            next_hops: vec![hop("192.0.2.8", 3), hop("2001:db8::9", 1)],
+            ..route("10.0.0.0/8")
+        },
+        Route {
+            family: IpFamily::V6 as i32,
+            next_hops: vec![hop("2001:db8::8", 1), hop("2001:db8::9", 2)],
+            ..route("2001:db8:1::/48")
+        },
+        Route {
+            kind: 7,
+            device: String::new(),
+            ..route("10.9.0.0/16")
+        },
+    ];
+    let rules = vec![Rule {
+        priority: 100,
+        table: 1077,
+        source: "192.0.2.2/32".into(),
+        mark: Some(5),
+        mask: 0xff,
+        ..Rule::default()
+    }];
+    let neighbors = vec![ArpNeighbor {
+        to_ip_address: Some(address(IpFamily::V4, "192.0.2.9", "")),
+        device: "eth0".into(),
+        lladdr: "52:54:00:aa:bb:99".into(),
+        ..ArpNeighbor::default()
+    }];
+    let mut interface = wanted();
+    interface.new_hw_addr = "52:54:00:aa:bb:77".into();
+    let request = CreateSandboxRequest {
+        sandbox_id: "s".into(),
+        network: Some(Network {
+            interfaces: vec![interface],
+            routes,
+            rules,
+            neighbors,
+        }),
+        ..CreateSandboxRequest::default()
+    };
+    agent
+        .service
+        .create_sandbox(&request, DEADLINE)
+        .await
+        .unwrap();
+    let seen = in_network(
+        &agent,
+        "ip link show eth0; ip route show table all; ip -6 route; ip rule; ip neighbor",
+    );
+    for part in [
+        "52:54:00:aa:bb:77",
+        "198.51.100.0/24 via 192.0.2.1 dev eth0 metric 7",
+        "198.51.100.0/24 via 192.0.2.9 dev eth0 metric 8",
+        "203.0.113.0/24 dev eth0 table 1077 proto static scope link",
+        "nexthop via 192.0.2.8 dev eth0 weight 3",
+        "nexthop via inet6 2001:db8::9 dev eth0 weight 1",
+        "nexthop via 2001:db8::9 dev eth0 weight 2",
+        "unreachable 10.9.0.0/16",
+        "100:\tfrom 192.0.2.2 fwmark 0x5/0xff lookup 1077",
+        "192.0.2.9 dev eth0 lladdr 52:54:00:aa:bb:99 PERMANENT",
+    ] {
+        assert!(seen.contains(part), "{part} is not in\n{seen}");
+    }
+    // All of them are replaced when others are wanted.
+    update_routes(&agent, vec![route("10.1.0.0/16")])
+        .await
+        .unwrap();
+    let seen = in_network(&agent, "ip route show table all; ip -6 route");
+    assert!(
+        !seen.contains("table 1077") && !seen.contains("unreachable"),
+        "{seen}"
     );
     agent.destroy().await;
 }

@@ -20,6 +20,10 @@ const NAME: usize = 15;
 /// and brings it up. A NIC that is being plugged in is waited for.
 pub(crate) async fn update(wanted: &Interface, limit: Duration) -> Result<Interface, Status> {
     let by = Criterion::of(wanted)?;
+    let new_mac = match wanted.new_hw_addr.as_str() {
+        "" => None,
+        text => Some(parse_mac(text).ok_or_else(|| no_mac(text))?),
+    };
     let prefixes = prefixes(wanted)?;
     let mtu = match wanted.mtu {
         0 => None,
@@ -37,6 +41,14 @@ pub(crate) async fn update(wanted: &Interface, limit: Duration) -> Result<Interf
     .await
     .map_err(internal("look for the interface"))?
     .ok_or_else(|| missing(&by, limit))?;
+    if let Some(mac) = new_mac.filter(|mac| link.mac != Some(*mac)) {
+        Change {
+            mac: Some(mac),
+            ..Change::default()
+        }
+        .of_index(link.index)
+        .map_err(internal(&format!("change the hardware address of {name}")))?;
+    }
     configure(&link, name, mtu, wanted.raw_flags, &prefixes)
         .map_err(internal(&format!("set up the interface {name}")))?;
     let mut updated = wanted.clone();
@@ -103,7 +115,7 @@ impl Criterion {
         if !wanted.hw_addr.is_empty() {
             return parse_mac(&wanted.hw_addr)
                 .map(Self::Mac)
-                .ok_or_else(|| invalid(format!("{:?} is no hardware address", wanted.hw_addr)));
+                .ok_or_else(|| no_mac(&wanted.hw_addr));
         }
         if !wanted.device_path.is_empty() {
             return Ok(Self::Pci(wanted.device_path.clone()));
@@ -127,6 +139,10 @@ impl Criterion {
             }),
         }
     }
+}
+
+fn no_mac(text: &str) -> Status {
+    invalid(format!("{text:?} is no hardware address"))
 }
 
 fn missing(by: &Criterion, limit: Duration) -> Status {
@@ -193,6 +209,7 @@ fn describe(link: Link, addresses: &[InterfaceAddress]) -> Interface {
         device_path: String::new(),
         r#type: link.kind,
         raw_flags: link.flags,
+        new_hw_addr: String::new(),
     }
 }
 

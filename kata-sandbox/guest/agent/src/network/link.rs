@@ -92,6 +92,7 @@ fn text(value: &[u8]) -> String {
 pub(super) struct Change<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) mtu: Option<u32>,
+    pub(super) mac: Option<[u8; 6]>,
     /// Flags to set or clear, and their values.
     pub(super) flags: Option<(u32, u32)>,
 }
@@ -136,6 +137,7 @@ impl Change<'_> {
         Request::new(SET_LINK, Verb::Change, &fixed)
             .optional(NAME, self.name.map(zero_ended).as_deref())
             .optional(MTU, mtu.as_ref().map(<[u8; 4]>::as_slice))
+            .optional(ADDRESS, self.mac.as_ref().map(<[u8; 6]>::as_slice))
     }
 }
 

@@ -6,14 +6,31 @@ mod link;
 mod neighbor;
 mod prefix;
 mod route;
+mod rule;
 
 use std::io;
 
-use kata_protocol::agent::NetworkStats;
+use std::time::Duration;
+
+use kata_protocol::agent::{Network, NetworkStats};
+use kata_protocol::ttrpc::Status;
 
 pub(crate) use interface::{list as list_interfaces, update as update_interface};
 pub(crate) use neighbor::add as add_neighbors;
 pub(crate) use route::{list as list_routes, update as update_routes};
+pub(crate) use rule::update as update_rules;
+
+/// Configures all of it: each part stands on those before.
+pub(crate) async fn configure(network: &Network, limit: Duration) -> Result<(), Status> {
+    for interface in &network.interfaces {
+        interface::update(interface, limit).await?;
+    }
+    if !network.routes.is_empty() {
+        route::update(&network.routes)?;
+    }
+    rule::update(&network.rules)?;
+    neighbor::add(&network.neighbors)
+}
 
 /// Brings the loopback interface up.
 pub(crate) fn loopback_up() -> io::Result<()> {

@@ -20,17 +20,28 @@ const FIXED: usize = 12;
 const DESTINATION: u16 = 1;
 const OUT: u16 = 4;
 const GATEWAY: u16 = 5;
+const PRIORITY: u16 = 6;
 const SOURCE: u16 = 7;
 const METRICS: u16 = 8;
 const METRIC_MTU: u16 = 2;
+const MULTIPATH: u16 = 9;
+const TABLE: u16 = 15;
+const VIA: u16 = 18;
 
 /// The table that is used when no rule says another.
 const MAIN: u8 = 254;
+/// The one that the kernel fills by itself.
+const LOCAL: u8 = 255;
+/// Says that the table's number is in an attribute.
+const OTHER_TABLE: u8 = 252;
 /// Made by the kernel, for an address.
 const BY_KERNEL: u8 = 2;
 /// Made by whoever set the machine up.
 const BY_BOOT: u8 = 3;
 const UNICAST: u8 = 1;
+/// Unicast, and the kinds that lead nowhere: blackhole, unreachable, prohibit,
+/// throw.
+const KINDS: [u8; 5] = [UNICAST, 6, 7, 8, 9];
 /// The gateway is on the link, whatever the addresses say.
 const ON_LINK: u32 = 4;
 
@@ -44,7 +55,7 @@ pub(crate) fn update(wanted: &[Route]) -> Result<Vec<Route>, Status> {
         new.push((request(route, &links)?, route));
     }
     // A gateway must be reachable before a route through it is accepted.
-    new.sort_by_key(|(_, route)| !route.gateway.is_empty());
+    new.sort_by_key(|(_, route)| !route.gateway.is_empty() || !route.next_hops.is_empty());
     let old = replaceable(&links).map_err(internal("list the routes"))?;
     for body in &old {
         raw(DELETE_ROUTE, Verb::Change, body)
@@ -52,7 +63,7 @@ pub(crate) fn update(wanted: &[Route]) -> Result<Vec<Route>, Status> {
             .map_err(internal("remove an old route"))?;
     }
     for (request, route) in new {
-        if let Err(error) = request.send() {
+        if let Err(error) = request.send().or_else(is_there) {
             restore(&old);
             let to = if route.dest.is_empty() {
                 "default"
@@ -64,6 +75,14 @@ pub(crate) fn update(wanted: &[Route]) -> Result<Vec<Route>, Status> {
         }
     }
     describe_all(&links)
+}
+
+/// A route that is there already need not be made.
+fn is_there(error: io::Error) -> io::Result<Vec<Vec<u8>>> {
+    if error.kind() == io::ErrorKind::AlreadyExists {
+        return Ok(Vec::new());
+    }
+    Err(error)
 }
 
 fn restore(old: &[Vec<u8>]) {
@@ -87,6 +106,9 @@ fn replaceable(links: &[Link]) -> io::Result<Vec<Vec<u8>>> {
         .map(|link| link.index);
     let mut bodies = dump()?;
     bodies.retain(|body| {
+        if body[4] == LOCAL {
+            return false;
+        }
         let of_lo = Attributes(&body[FIXED..])
             .any(|(kind, value)| kind == OUT && lo.is_some() && u32_at(value, 0) == lo);
         body[5] != BY_KERNEL && !of_lo
@@ -94,10 +116,10 @@ fn replaceable(links: &[Link]) -> io::Result<Vec<Vec<u8>>> {
     Ok(bodies)
 }
 
-/// Bodies of the unicast routes in the main table, of both families.
+/// Bodies of the routes in all tables, of both families.
 fn dump() -> io::Result<Vec<Vec<u8>>> {
     let mut bodies = Request::new(GET_ROUTE, Verb::Dump, &[0; FIXED]).send()?;
-    bodies.retain(|body| body.len() >= FIXED && body[4] == MAIN && body[7] == UNICAST);
+    bodies.retain(|body| body.len() >= FIXED && KINDS.contains(&body[7]));
     Ok(bodies)
 }
 
@@ -127,28 +149,43 @@ fn request(route: &Route, links: &[Link]) -> Result<Request, Status> {
             route.dest
         )));
     }
-    let out = links
-        .iter()
-        .find(|link| link.name == route.device)
-        .ok_or_else(|| invalid(format!("there is no interface {:?}", route.device)))?;
+    let kind = number(route.kind, UNICAST, "kind")?;
+    if !KINDS.contains(&kind) {
+        return Err(invalid(format!("{kind} is no kind of a route")));
+    }
+    let protocol = number(route.protocol, BY_BOOT, "protocol")?;
     let scope = u8::try_from(route.scope)
         .map_err(|_| invalid(format!("{} is no scope of a route", route.scope)))?;
+    // Numbers that do not fit stand in an attribute.
+    let table = u8::try_from(route.table).unwrap_or(OTHER_TABLE);
+    let table = if table == 0 { MAIN } else { table };
     let mut fixed = [0; FIXED];
     fixed[..8].copy_from_slice(&[
         family,
         destination.length,
         0,
         0,
-        MAIN,
-        BY_BOOT,
+        table,
+        protocol,
         scope,
-        UNICAST,
+        kind,
     ]);
     fixed[8..].copy_from_slice(&(route.flags & ON_LINK).to_ne_bytes());
-    let mut request = Request::new(NEW_ROUTE, Verb::Replace, &fixed)
-        .attribute(OUT, &out.index.to_ne_bytes())
+    let mut request = Request::new(NEW_ROUTE, Verb::Append, &fixed)
         .optional(GATEWAY, gateway.map(octets).as_deref())
         .optional(SOURCE, source.map(octets).as_deref());
+    if !route.next_hops.is_empty() {
+        request = request.attribute(MULTIPATH, &next_hops(route, family, links)?);
+    } else if kind == UNICAST {
+        let out = find(&route.device, links)?;
+        request = request.attribute(OUT, &out.index.to_ne_bytes());
+    }
+    if let Some(metric) = route.metric {
+        request = request.attribute(PRIORITY, &metric.to_ne_bytes());
+    }
+    if table == OTHER_TABLE {
+        request = request.attribute(TABLE, &route.table.to_ne_bytes());
+    }
     if destination.length > 0 {
         request = request.attribute(DESTINATION, &octets(destination.address));
     }
@@ -156,6 +193,58 @@ fn request(route: &Route, links: &[Link]) -> Result<Request, Status> {
         request = request.attribute(METRICS, &mtu_metric(route.mtu));
     }
     Ok(request)
+}
+
+/// A number of the message's fixed part; 0 stands for the usual one.
+fn number(number: u32, usual: u8, what: &str) -> Result<u8, Status> {
+    match u8::try_from(number) {
+        Ok(0) => Ok(usual),
+        Ok(number) => Ok(number),
+        Err(_) => Err(invalid(format!("{number} is no {what} of a route"))),
+    }
+}
+
+fn find<'a>(name: &str, links: &'a [Link]) -> Result<&'a Link, Status> {
+    let link = links.iter().find(|link| link.name == name);
+    link.ok_or_else(|| invalid(format!("there is no interface {name:?}")))
+}
+
+/// Each is a `struct rtnexthop` with attributes.
+fn next_hops(route: &Route, family: u8, links: &[Link]) -> Result<Vec<u8>, Status> {
+    let mut all = Vec::new();
+    for hop in &route.next_hops {
+        let out = find(&hop.device, links)?;
+        let weight = u8::try_from(hop.weight.clamp(1, 256) - 1).unwrap_or(u8::MAX);
+        let mut one = vec![0, 0, u8::try_from(hop.flags & ON_LINK).unwrap_or(0), weight];
+        one.extend_from_slice(&out.index.to_ne_bytes());
+        if !hop.gateway.is_empty() {
+            let gateway: IpAddr = hop
+                .gateway
+                .parse()
+                .map_err(|_| invalid(format!("{:?} is no address", hop.gateway)))?;
+            one.extend(gateway_attribute(gateway, family));
+        }
+        let length = u16::try_from(one.len()).expect("an address is short");
+        one[..2].copy_from_slice(&length.to_ne_bytes());
+        all.extend(one);
+    }
+    Ok(all)
+}
+
+/// A gateway of the route's family, or of the other one.
+fn gateway_attribute(gateway: IpAddr, family: u8) -> Vec<u8> {
+    let (kind, value) = if family_of(gateway) == family {
+        (GATEWAY, octets(gateway))
+    } else {
+        let family = u16::from(family_of(gateway)).to_ne_bytes();
+        (VIA, [family.to_vec(), octets(gateway)].concat())
+    };
+    let length = u16::try_from(value.len() + 4).expect("an address is short");
+    let mut attribute = length.to_ne_bytes().to_vec();
+    attribute.extend_from_slice(&kind.to_ne_bytes());
+    attribute.extend(value);
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    attribute
 }
 
 /// A nested attribute: length, kind, value.
@@ -176,6 +265,7 @@ fn describe_all(links: &[Link]) -> Result<Vec<Route>, Status> {
     let bodies = dump().map_err(internal("list the routes"))?;
     Ok(bodies
         .iter()
+        .filter(|body| body[4] == MAIN && body[7] == UNICAST)
         .filter_map(|body| describe(body, links))
         .collect())
 }
@@ -200,6 +290,7 @@ fn describe(body: &[u8], links: &[Link]) -> Option<Route> {
                 let link = links.iter().find(|link| link.index == index);
                 route.device = link.map(|link| link.name.clone()).unwrap_or_default();
             }
+            PRIORITY => route.metric = u32_at(value, 0),
             METRICS => {
                 let mtu = Attributes(value).find(|(kind, _)| *kind == METRIC_MTU);
                 route.mtu = mtu

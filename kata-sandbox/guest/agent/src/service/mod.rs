@@ -229,9 +229,9 @@ impl AgentService for Agent {
         let routes = request
             .routes
             .ok_or_else(|| invalid("no routes are given"))?;
-        Ok(Routes {
-            routes: network::update_routes(&routes.routes)?,
-        })
+        let routes = network::update_routes(&routes.routes)?;
+        network::update_rules(&request.rules)?;
+        Ok(Routes { routes })
     }
 
     async fn list_interfaces(&self, _: ListInterfacesRequest) -> Result<Interfaces, Status> {

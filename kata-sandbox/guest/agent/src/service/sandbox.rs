@@ -7,6 +7,7 @@ use kata_protocol::ttrpc::{Code, Status};
 
 use super::{Agent, internal, invalid};
 use crate::container::SandboxSetup;
+use crate::network::configure;
 use crate::storage::SANDBOX;
 
 /// Where the resolver's configuration is kept for containers to mount.
@@ -66,9 +67,19 @@ async fn make(agent: &Agent, request: CreateSandboxRequest) -> Result<(), Status
             .then(|| PathBuf::from(request.guest_hook_path)),
     };
     agent.containers.open_sandbox(&setup).await?;
-    for storage in &request.storages {
-        agent.storages.add(SANDBOX, storage).await?;
-    }
+    let storages = async {
+        for storage in &request.storages {
+            agent.storages.add(SANDBOX, storage).await?;
+        }
+        Ok(())
+    };
+    let network = async {
+        match &request.network {
+            Some(network) => configure(network, agent.config.hotplug_timeout).await,
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(storages, network)?;
     if !request.dns.is_empty() {
         write_dns(&request.dns, agent.init)
             .map_err(internal("write the resolver's configuration"))?;

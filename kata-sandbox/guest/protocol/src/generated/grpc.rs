@@ -942,6 +942,21 @@ pub struct CreateSandboxRequest {
     pub guest_hook_path: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "7")]
     pub kernel_modules: ::prost::alloc::vec::Vec<KernelModule>,
+    /// The network, which other peers are told of by calls of its own.
+    #[prost(message, optional, tag = "1000")]
+    pub network: ::core::option::Option<Network>,
+}
+/// All that the guest configures of its network.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Network {
+    #[prost(message, repeated, tag = "1")]
+    pub interfaces: ::prost::alloc::vec::Vec<super::types::Interface>,
+    #[prost(message, repeated, tag = "2")]
+    pub routes: ::prost::alloc::vec::Vec<super::types::Route>,
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<super::types::Rule>,
+    #[prost(message, repeated, tag = "4")]
+    pub neighbors: ::prost::alloc::vec::Vec<super::types::ArpNeighbor>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DestroySandboxRequest {}
@@ -966,6 +981,9 @@ pub struct UpdateInterfaceRequest {
 pub struct UpdateRoutesRequest {
     #[prost(message, optional, tag = "1")]
     pub routes: ::core::option::Option<Routes>,
+    /// With any, they replace those that are there beside the kernel's own.
+    #[prost(message, repeated, tag = "1000")]
+    pub rules: ::prost::alloc::vec::Vec<super::types::Rule>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpdateEphemeralMountsRequest {

@@ -26,8 +26,11 @@ pub struct Interface {
     pub r#type: ::prost::alloc::string::String,
     #[prost(uint32, tag = "8")]
     pub raw_flags: u32,
+    /// The hardware address that the interface is to have instead of its own.
+    #[prost(string, tag = "1000")]
+    pub new_hw_addr: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Route {
     #[prost(string, tag = "1")]
     pub dest: ::prost::alloc::string::String,
@@ -45,6 +48,61 @@ pub struct Route {
     pub flags: u32,
     #[prost(uint32, tag = "8")]
     pub mtu: u32,
+    /// What becomes of packets, as rtnetlink(7) numbers it; 0 is unicast.
+    #[prost(uint32, tag = "1000")]
+    pub kind: u32,
+    /// 0 is the main table.
+    #[prost(uint32, tag = "1001")]
+    pub table: u32,
+    #[prost(uint32, optional, tag = "1002")]
+    pub metric: ::core::option::Option<u32>,
+    /// Who made it, as rtnetlink(7) numbers it; 0 is the administrator.
+    #[prost(uint32, tag = "1003")]
+    pub protocol: u32,
+    /// Several, instead of a gateway and a device.
+    #[prost(message, repeated, tag = "1004")]
+    pub next_hops: ::prost::alloc::vec::Vec<NextHop>,
+}
+/// One of several next hops of a route.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NextHop {
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub weight: u32,
+    #[prost(uint32, tag = "4")]
+    pub flags: u32,
+}
+/// A rule that says which routing table is looked at (ip-rule(8)).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rule {
+    #[prost(enumeration = "IpFamily", tag = "1")]
+    pub family: i32,
+    #[prost(uint32, tag = "2")]
+    pub priority: u32,
+    #[prost(uint32, tag = "3")]
+    pub table: u32,
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub input: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub output: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "8")]
+    pub mark: ::core::option::Option<u32>,
+    #[prost(uint32, tag = "9")]
+    pub mask: u32,
+    #[prost(uint32, optional, tag = "10")]
+    pub suppress_prefix: ::core::option::Option<u32>,
+    /// What becomes of packets, as routes number it; 0 is looking at the table.
+    #[prost(uint32, tag = "11")]
+    pub refuse: u32,
+    #[prost(bool, tag = "12")]
+    pub invert: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ArpNeighbor {
