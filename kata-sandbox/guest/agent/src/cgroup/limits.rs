@@ -18,6 +18,8 @@ pub(super) struct Setting {
     pub(super) value: String,
     /// A kernel without the file behaves as the value says.
     pub(super) optional: bool,
+    /// What a kernel without the file may have instead.
+    pub(super) instead: Option<(String, String)>,
 }
 
 fn setting(file: impl Into<String>, value: impl std::fmt::Display) -> Setting {
@@ -25,6 +27,7 @@ fn setting(file: impl Into<String>, value: impl std::fmt::Display) -> Setting {
         file: file.into(),
         value: value.to_string(),
         optional: false,
+        instead: None,
     }
 }
 
@@ -47,14 +50,29 @@ pub(super) fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, Statu
     for limit in &resources.hugepage_limits {
         let size = &limit.pagesize;
         if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(refuse(format!("{size:?} is no size of huge pages")));
+            return Err(refuse(format!(
+                "hugepageLimits: {size:?} is no size of huge pages"
+            )));
         }
-        all.push(setting(format!("hugetlb.{size}.max"), limit.limit));
-        let reserved = setting(format!("hugetlb.{size}.rsvd.max"), limit.limit);
+        // The wire has the largest number for no limit.
+        let value = i64::try_from(limit.limit).map_or_else(|_| "max".into(), maximum);
+        all.push(setting(format!("hugetlb.{size}.max"), &value));
+        let reserved = setting(format!("hugetlb.{size}.rsvd.max"), value);
         all.push(Setting {
             optional: true,
             ..reserved
         });
+    }
+    for (device, limits) in &resources.rdma {
+        if device.is_empty() || device.contains(char::is_whitespace) {
+            return Err(refuse(format!("rdma: {device:?} is no device")));
+        }
+        let part = |name: &str, limit: Option<u32>| {
+            limit.map_or_else(String::new, |limit| format!(" {name}={limit}"))
+        };
+        let handles = part("hca_handle", limits.hca_handles);
+        let objects = part("hca_object", limits.hca_objects);
+        all.push(setting("rdma.max", format!("{device}{handles}{objects}")));
     }
     if resources
         .network
@@ -65,7 +83,9 @@ pub(super) fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, Statu
     }
     for (file, value) in &resources.unified {
         if file.contains('/') || !file.contains('.') || file.starts_with("cgroup.") {
-            return Err(refuse(format!("{file:?} is no limit of cgroup v2")));
+            return Err(refuse(format!(
+                "unified: {file:?} is no limit of cgroup v2"
+            )));
         }
         all.push(setting(file, value));
     }
@@ -82,7 +102,7 @@ fn maximum(limit: i64) -> String {
 
 fn cpu_settings(cpu: &LinuxCpu, all: &mut Vec<Setting>) -> Result<(), Status> {
     if cpu.realtime_runtime != 0 || cpu.realtime_period != 0 {
-        let message = "real-time CPU limits do not exist in cgroup v2, which the guest has";
+        let message = "cpu: real-time CPU limits do not exist in cgroup v2, which the guest has";
         return Err(Status::new(Code::FailedPrecondition, message));
     }
     if cpu.shares != 0 {
@@ -120,9 +140,8 @@ fn memory_settings(memory: &LinuxMemory, all: &mut Vec<Setting>) -> Result<(), S
         // Without swap there is nothing to forbid or to allow.
         let optional = value == "0" || value == "max";
         all.push(Setting {
-            file: "memory.swap.max".into(),
-            value,
             optional,
+            ..setting("memory.swap.max", value)
         });
     }
     if memory.limit != 0 {
@@ -142,10 +161,10 @@ fn swap(memory: &LinuxMemory) -> Result<String, Status> {
     match (memory.swap, memory.limit) {
         (..0, _) | (_, ..0) => Ok("max".into()),
         (_, 0) => Err(refuse(
-            "a limit of memory and swap together needs one of memory",
+            "memory.swap: a limit of memory and swap together needs one of memory",
         )),
         (both, limit) if both < limit => Err(refuse(format!(
-            "memory and swap ({both}) are less than memory alone ({limit})"
+            "memory.swap: memory and swap ({both}) are less than memory alone ({limit})"
         ))),
         (both, limit) => Ok((both - limit).to_string()),
     }
@@ -153,17 +172,11 @@ fn swap(memory: &LinuxMemory) -> Result<String, Status> {
 
 fn io_settings(io: &LinuxBlockIo, all: &mut Vec<Setting>) -> Result<(), Status> {
     if io.weight != 0 {
-        all.push(setting(
-            "io.weight",
-            format!("default {}", io_weight(io.weight)?),
-        ));
+        all.push(weight("default", io.weight)?);
     }
     for device in io.weight_device.iter().filter(|device| device.weight != 0) {
-        let weight = io_weight(device.weight)?;
-        all.push(setting(
-            "io.weight",
-            format!("{}:{} {weight}", device.major, device.minor),
-        ));
+        let whose = format!("{}:{}", device.major, device.minor);
+        all.push(weight(&whose, device.weight)?);
     }
     let mut throttle = |key, devices: &[LinuxThrottleDevice]| {
         for LinuxThrottleDevice { major, minor, rate } in devices {
@@ -182,12 +195,21 @@ fn io_settings(io: &LinuxBlockIo, all: &mut Vec<Setting>) -> Result<(), Status> 
     Ok(())
 }
 
+/// The weight of a device, or of all others. The scheduler BFQ has a file of its
+/// own, with the specification's range.
+fn weight(whose: &str, weight: u32) -> Result<Setting, Status> {
+    Ok(Setting {
+        instead: Some(("io.bfq.weight".into(), format!("{whose} {weight}"))),
+        ..setting("io.weight", format!("{whose} {}", io_weight(weight)?))
+    })
+}
+
 /// 10 to 1000 become 1 to 10000.
 fn io_weight(weight: u32) -> Result<u32, Status> {
     match weight {
         10..=1000 => Ok(1 + (weight - 10) * 9999 / 990),
         _ => Err(refuse(format!(
-            "the I/O weight {weight} is not within 10 to 1000"
+            "blockIO: the I/O weight {weight} is not within 10 to 1000"
         ))),
     }
 }
@@ -299,6 +321,42 @@ mod tests {
                 pair("memory.high", "1G"),
             ]
         );
+    }
+
+    #[test]
+    fn rdma_and_weights_have_the_kernel_s_form() {
+        use kata_protocol::agent::{LinuxRdma, LinuxWeightDevice};
+        let limits = LinuxRdma {
+            hca_handles: Some(3),
+            hca_objects: None,
+        };
+        let device = LinuxWeightDevice {
+            major: 8,
+            minor: 0,
+            weight: 1000,
+            leaf_weight: 0,
+        };
+        let resources = LinuxResources {
+            rdma: [("mlx5_1".to_owned(), limits)].into(),
+            block_io: Some(LinuxBlockIo {
+                weight_device: vec![device],
+                ..LinuxBlockIo::default()
+            }),
+            hugepage_limits: vec![LinuxHugepageLimit {
+                pagesize: "2MB".into(),
+                limit: u64::MAX,
+            }],
+            ..LinuxResources::default()
+        };
+        let all = settings(&resources).unwrap();
+        let weight = &all[0];
+        assert_eq!(
+            (weight.file.as_str(), weight.value.as_str()),
+            ("io.weight", "8:0 10000")
+        );
+        assert_eq!(weight.instead, Some(pair("io.bfq.weight", "8:0 1000")));
+        assert_eq!(all[1].value, "max");
+        assert_eq!(all[3].value, "mlx5_1 hca_handle=3");
     }
 
     #[test]

@@ -99,9 +99,19 @@ impl Cgroup {
     /// # Errors
     /// When a value makes no sense, or the kernel lacks what a limit needs.
     pub(crate) fn limit(&self, resources: &LinuxResources) -> Result<(), Status> {
+        let memory = resources.memory.as_ref();
+        if let Some(memory) = memory.filter(|memory| memory.check_before_update) {
+            self.check_usage(memory.limit)?;
+        }
         for setting in limits::settings(resources)? {
-            let path = self.path.join(&setting.file);
-            match write(&path, &setting.value) {
+            let written = match write(&self.path.join(&setting.file), &setting.value) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => match &setting.instead {
+                    Some((file, value)) => write(&self.path.join(file), value),
+                    None => Err(error),
+                },
+                written => written,
+            };
+            match written {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if !setting.optional {
@@ -115,6 +125,18 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// That no more is in use than will be allowed: the kernel would kill for it.
+    fn check_usage(&self, limit: i64) -> Result<(), Status> {
+        let usage = fs::read_to_string(self.path.join("memory.current")).unwrap_or_default();
+        match usage.trim().parse::<i64>() {
+            Ok(usage) if limit > 0 && usage > limit => {
+                let message = format!("memory.limit: {usage} bytes are in use, more than {limit}");
+                Err(Status::new(Code::FailedPrecondition, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Decides which devices its processes may use: `rules`, of which the last

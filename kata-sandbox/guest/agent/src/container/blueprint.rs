@@ -4,13 +4,14 @@ use std::os::fd::{AsRawFd as _, RawFd};
 
 use kata_protocol::agent::{CreateContainerRequest, Hooks, Linux, Process, Spec, StringUser};
 use kata_protocol::ttrpc::Status;
+use rustix::process::Pid;
 
 use super::hooks;
-use super::mounts::Mapped;
+use super::mounts::{self, Mapped};
 use super::namespaces::Namespaces;
 use super::sandbox::Sandbox;
 use super::state::{self, State};
-use crate::process::{Privileges, Program, Scheduling, Wanted, refuse};
+use crate::process::{Affinity, Field as _, Privileges, Program, Scheduling, Wanted, refuse};
 use crate::seccomp::{self, Filter};
 
 /// What one process is to be.
@@ -20,6 +21,8 @@ pub(super) struct Task {
     pub(super) user: Wanted,
     pub(super) privileges: Privileges,
     pub(super) oom_score: i64,
+    /// For a further process: while it joins the container, and from then on.
+    pub(super) affinity: [Option<Affinity>; 2],
 }
 
 impl Task {
@@ -35,11 +38,15 @@ impl Task {
             process.io_priority.as_ref(),
             linux.personality.as_ref(),
         )?;
+        let wanted = process.exec_cpu_affinity.clone().unwrap_or_default();
+        let affinity = |list: &str| Affinity::parse(list).field(|| "process.execCPUAffinity");
+        let affinity = [affinity(&wanted.initial)?, affinity(&wanted.r#final)?];
         Ok(Self {
             program: Program::new(process)?,
             user: Wanted::new(process.user.as_ref(), names),
             privileges: Privileges::new(process, scheduling)?,
             oom_score: process.oom_score_adj,
+            affinity,
         })
     }
 }
@@ -65,7 +72,11 @@ pub(super) struct Blueprint {
 impl Blueprint {
     /// # Errors
     /// When the specification makes no sense.
-    pub(super) fn new(request: CreateContainerRequest, sandbox: &Sandbox) -> Result<Self, Status> {
+    pub(super) fn new(
+        request: CreateContainerRequest,
+        sandbox: &Sandbox,
+        of_container: impl Fn(&str) -> Result<Pid, Status>,
+    ) -> Result<Self, Status> {
         let spec: Spec = request
             .oci
             .ok_or_else(|| refuse("the request has no specification"))?;
@@ -77,7 +88,9 @@ impl Blueprint {
             .ok_or_else(|| refuse("the specification has no root"))?;
         let linux = spec.linux.unwrap_or_default();
         let names = (spec.hostname.as_str(), spec.domainname.as_str());
-        let namespaces = Namespaces::plan(&linux, names, request.sandbox_pidns, sandbox)?;
+        let namespaces =
+            Namespaces::plan(&linux, names, request.sandbox_pidns, sandbox, of_container)
+                .field(|| "linux.namespaces")?;
         let mut all = spec.hooks.unwrap_or_default();
         let guest = |kind| hooks::of_guest(sandbox.guest_hooks.as_deref(), kind);
         all.prestart.extend(guest("prestart"));
@@ -85,12 +98,8 @@ impl Blueprint {
         all.poststop.extend(guest("poststop"));
         Ok(Self {
             task: Task::new(&process, request.string_user.as_ref(), &linux)?,
-            filter: seccomp::compile(linux.seccomp.as_ref())?,
-            mounts: spec
-                .mounts
-                .into_iter()
-                .map(Mapped::new)
-                .collect::<Result<_, _>>()?,
+            filter: seccomp::compile(linux.seccomp.as_ref()).field(|| "linux.seccomp")?,
+            mounts: mounts::plan(spec.mounts, &linux)?,
             id: request.container_id,
             version: spec.version,
             annotations: spec.annotations,

@@ -16,7 +16,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::Containers;
 use super::container::{Container, Process};
-use crate::process::{Context as _, Task, refuse};
+use crate::process::{Context as _, Field as _, Task, refuse};
 use crate::stdio::WindowSize;
 
 /// How long a status that was given can be asked for again: the connection may
@@ -89,7 +89,10 @@ impl Containers {
     pub(crate) async fn update(&self, request: UpdateContainerRequest) -> Result<(), Status> {
         let container = self.find(&request.container_id)?;
         let resources = request.resources.unwrap_or_default();
-        container.cgroup.limit(&resources)?;
+        container
+            .cgroup
+            .limit(&resources)
+            .field(|| "linux.resources")?;
         if !resources.devices.is_empty() {
             container.cgroup.allow_devices(&resources.devices)?;
         }

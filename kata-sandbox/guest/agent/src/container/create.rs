@@ -14,7 +14,9 @@ use super::blueprint::Blueprint;
 use super::container::{Container, Process};
 use super::{Containers, check_id, first_process, hooks, id_map, state};
 use crate::cgroup::Cgroup;
-use crate::process::{Child, Context as _, Control, Copy, Task, clone_self, control_pair};
+use crate::process::{
+    Child, Context as _, Control, Copy, Field as _, Task, clone_self, control_pair,
+};
 use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
 
 impl Containers {
@@ -39,7 +41,8 @@ impl Containers {
             .filter(|process| process.terminal)
             .map(|process| WindowSize::from(process.console_size.as_ref()));
         let sandbox = Rc::clone(&self.sandbox.borrow());
-        let blueprint = Blueprint::new(request, &sandbox)?;
+        let of_container = |id: &str| Ok(self.find(id)?.init.child.pid());
+        let blueprint = Blueprint::new(request, &sandbox, of_container)?;
         let streams = Plan::new(&self.config.streams, ports, terminal).await?;
 
         let root = &self.config.cgroup_root;
@@ -84,13 +87,17 @@ impl Containers {
 
         let pid = child.pid().as_raw_nonzero();
         if let Some((uids, gids)) = &blueprint.namespaces.ids {
-            id_map::write(child.pid(), uids, gids)?;
+            id_map::write(child.pid(), uids, gids)
+                .field(|| "linux.uidMappings, linux.gidMappings")?;
         }
         std::fs::write(
             format!("/proc/{pid}/oom_score_adj"),
             blueprint.task.oom_score.to_string(),
         )
-        .context(|| format!("set the OOM score to {}", blueprint.task.oom_score))?;
+        .context(|| {
+            let score = blueprint.task.oom_score;
+            format!("process.oomScoreAdj: set the OOM score to {score}")
+        })?;
         if blueprint.namespaces.ids.is_some() {
             control.go()?;
         }
@@ -147,8 +154,9 @@ impl Containers {
     async fn early_hooks(&self, blueprint: &Blueprint, pid: i32) -> Result<(), Status> {
         let state = blueprint.state(state::Status::Creating, pid);
         let work = || {
-            hooks::run_all(&blueprint.hooks.prestart, &state)?;
-            hooks::run_all(&blueprint.hooks.create_runtime, &state)?;
+            hooks::run_all(&blueprint.hooks.prestart, &state).field(|| "hooks.prestart")?;
+            hooks::run_all(&blueprint.hooks.create_runtime, &state)
+                .field(|| "hooks.createRuntime")?;
             Ok(Vec::new())
         };
         Task::start(&[], work)?.result().await.map(drop)
@@ -173,11 +181,12 @@ impl Containers {
             let message = format!("container {:?} has stopped", request.container_id);
             return Err(Status::new(Code::FailedPrecondition, message));
         }
-        let unstarted = Unstarted(&container);
+        let unstarted = Unstarted(Some(&container));
         control.go()?;
-        control.executed().await?;
+        let executed = control.executed().await;
+        unstarted.settled();
+        executed?;
         container.started.set(true);
-        drop(unstarted);
         let pid = container.init.child.pid().as_raw_nonzero().get();
         if !container.blueprint.hooks.poststart.is_empty() {
             let state = container.blueprint.state(state::Status::Running, pid);
@@ -196,14 +205,18 @@ impl Containers {
 
 /// A container whose program is about to run. Should nobody wait for it any
 /// longer, it has stopped, rather than start at a time that nobody knows.
-struct Unstarted<'a>(&'a Container);
+struct Unstarted<'a>(Option<&'a Container>);
+
+impl Unstarted<'_> {
+    /// It runs, or it has ended by itself.
+    fn settled(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Unstarted<'_> {
     fn drop(&mut self) {
-        let container = self.0;
-        if container.started.get() {
-            return;
-        }
+        let Some(container) = self.0 else { return };
         container.init.note_kill();
         if let Err(error) = container.cgroup.kill() {
             warn!(container = container.blueprint.id.as_str(), error:%; "cannot end what did not start");
@@ -215,9 +228,10 @@ impl Drop for Unstarted<'_> {
 fn limit(cgroup: &Cgroup, blueprint: &Blueprint) -> Result<(), Status> {
     let none = LinuxResources::default();
     let resources = blueprint.linux.resources.as_ref().unwrap_or(&none);
-    cgroup.limit(resources)?;
+    cgroup.limit(resources).field(|| "linux.resources")?;
     if !resources.devices.is_empty() {
-        return cgroup.allow_devices(&resources.devices);
+        let allowed = cgroup.allow_devices(&resources.devices);
+        return allowed.field(|| "linux.resources.devices");
     }
     // Without rules of its own it may use what it is given.
     let given = blueprint

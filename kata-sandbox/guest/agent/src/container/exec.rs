@@ -23,8 +23,8 @@ use super::container::{Container, Process};
 use super::first_process::{become_program, control_terminal, join_stdio};
 use super::{Containers, check_id};
 use crate::process::{
-    Account, Child, Context as _, Copy, CopyControl, Home, Legacy, clone_self, control_pair,
-    detach_from_agent, refuse, reset_signals,
+    Account, Affinity, Child, Context as _, Copy, CopyControl, Field as _, Home, Legacy,
+    clone_self, control_pair, detach_from_agent, refuse, reset_signals,
 };
 use crate::seccomp::Filter;
 use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
@@ -234,6 +234,8 @@ impl Work<'_> {
     }
 
     fn join(&self, task: &mut Task, hidden: bool) -> Result<Account, Status> {
+        let [initial, last] = &task.affinity;
+        initial.as_ref().map_or(Ok(()), Affinity::apply)?;
         if own_oom_score() != Some(task.oom_score) {
             // Through the agent's /proc, before the container's is all there is.
             std::fs::write("/proc/self/oom_score_adj", task.oom_score.to_string())
@@ -244,8 +246,9 @@ impl Work<'_> {
         kinds.set(ThreadNameSpaceType::PROCESS_ID, hidden);
         move_into_thread_name_spaces(container.init.child.pidfd(), kinds)
             .context(|| "join the container's namespaces")?;
+        last.as_ref().map_or(Ok(()), Affinity::apply)?;
         rustix::process::umask(rustix::fs::Mode::from(0o022));
-        let account = task.user.resolve()?;
+        let account = task.user.resolve().field(|| "process.user")?;
         join_stdio(self.ends, &account, self.control, false)?;
         if let Some(home) = task.program.complete_environment(account.uid, self.home) {
             self.control.home(&home)?;

@@ -22,7 +22,7 @@ use super::blueprint::{Blueprint, Task};
 use super::state;
 use super::{devices, hooks, mounts, protect, rootfs, sysctl};
 use crate::files::{Kind, Root, Volumes};
-use crate::process::{Account, Context as _, CopyControl, detach_from_agent};
+use crate::process::{Account, Context as _, CopyControl, Field as _, detach_from_agent};
 use crate::seccomp::Filter;
 use crate::stdio::{ChildEnd, ChildEnds, Terminal};
 
@@ -60,11 +60,12 @@ fn make_container(
         control.wait_for_go()?;
     }
     let creating = blueprint.state(state::Status::Creating, own_pid());
-    hooks::run_all(&blueprint.hooks.create_container, &creating)?;
+    hooks::run_all(&blueprint.hooks.create_container, &creating)
+        .field(|| "hooks.createContainer")?;
     rootfs::pivot(&root)?;
     drop(root);
     let task = blueprint.task.clone();
-    let account = task.user.resolve()?;
+    let account = task.user.resolve().field(|| "process.user")?;
     let directory =
         current_root()?.open_or_make(Path::new(task.program.directory()), Kind::Directory);
     // A file there is reported when it is entered, as the user it will be.
@@ -81,7 +82,8 @@ fn make_container(
 
 fn start(blueprint: &Blueprint, task: &mut Task, account: &Account) -> Status {
     let created = blueprint.state(state::Status::Created, own_pid());
-    if let Err(status) = hooks::run_all(&blueprint.hooks.start_container, &created) {
+    let hooks = hooks::run_all(&blueprint.hooks.start_container, &created);
+    if let Err(status) = hooks.field(|| "hooks.startContainer") {
         return status;
     }
     task.program.complete_environment(account.uid, None);
@@ -162,11 +164,11 @@ fn name_host(blueprint: &Blueprint) -> Result<(), Status> {
     }
     if !blueprint.hostname.is_empty() {
         rustix::system::sethostname(blueprint.hostname.as_bytes())
-            .context(|| "set the host name")?;
+            .context(|| "hostname: set it")?;
     }
     if !blueprint.domainname.is_empty() {
         rustix::system::setdomainname(blueprint.domainname.as_bytes())
-            .context(|| "set the domain name")?;
+            .context(|| "domainname: set it")?;
     }
     Ok(())
 }
@@ -180,7 +182,8 @@ fn populate(root: &Root, blueprint: &Blueprint) -> Result<(), Status> {
     // The guest's own /dev has what the guest has.
     if dev.is_none_or(|mount| mount.bind_source().is_none()) {
         let in_user_namespace = blueprint.namespaces.ids.is_some();
-        devices::make_all(root, &blueprint.linux.devices, in_user_namespace)?;
+        devices::make_all(root, &blueprint.linux.devices, in_user_namespace)
+            .field(|| "linux.devices")?;
     }
     if dev.is_some_and(mounts::Mapped::is_read_only) {
         let dev = root
@@ -188,8 +191,9 @@ fn populate(root: &Root, blueprint: &Blueprint) -> Result<(), Status> {
             .context(|| "find /dev")?;
         mounts::make_read_only(&dev)?;
     }
-    protect::make_read_only(root, &blueprint.linux.readonly_paths)?;
-    protect::mask(root, &blueprint.linux.masked_paths)
+    protect::make_read_only(root, &blueprint.linux.readonly_paths)
+        .field(|| "linux.readonlyPaths")?;
+    protect::mask(root, &blueprint.linux.masked_paths).field(|| "linux.maskedPaths")
 }
 
 fn current_root() -> Result<Root, Status> {

@@ -2,12 +2,13 @@
 //!
 //! A hook blocks, so it only ever runs in a copy of the agent.
 
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kata_protocol::agent::Hook;
 use kata_protocol::ttrpc::{Code, Status};
@@ -48,7 +49,7 @@ fn run(hook: &Hook, state: &str) -> Result<(), Status> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     // Killed as a whole when it takes too long.
     command.process_group(0);
     let mut child = command.spawn().context(|| "start it")?;
@@ -60,27 +61,95 @@ fn run(hook: &Hook, state: &str) -> Result<(), Status> {
     }
     let timeout = u64::try_from(hook.timeout)
         .ok()
-        .filter(|seconds| *seconds > 0);
-    if let Some(timeout) = timeout.map(Duration::from_secs) {
-        let pidfd = pidfd_open(group, PidfdFlags::empty()).context(|| "watch it")?;
-        let limit = Timespec::try_from(timeout).map_err(|_| refuse("its timeout is too long"))?;
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)));
-        if ended.context(|| "wait for it")? == 0 {
-            let killed = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            killed.context(|| "kill it")?;
-            child.wait().context(|| "wait for it")?;
-            let message = format!("not done within {} s", timeout.as_secs());
-            return Err(Status::new(Code::DeadlineExceeded, message));
-        }
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs);
+    let pidfd = pidfd_open(group, PidfdFlags::empty()).context(|| "watch it")?;
+    let mut words = Words::new(child.stderr.take());
+    let in_time = words.follow(&pidfd, timeout).context(|| "wait for it")?;
+    if !in_time {
+        let killed = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        killed.context(|| "kill it")?;
     }
     let status = child.wait().context(|| "wait for it")?;
-    match (status.code(), status.signal()) {
-        (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(Status::new(Code::Aborted, format!("exit status {code}"))),
-        (None, signal) => {
-            let message = format!("ended by signal {}", signal.unwrap_or(0));
-            Err(Status::new(Code::Aborted, message))
+    let fault = match (status.code(), status.signal()) {
+        _ if !in_time => {
+            let seconds = timeout.unwrap_or_default().as_secs();
+            let message = format!("not done within {seconds} s{words}");
+            return Err(Status::new(Code::DeadlineExceeded, message));
+        }
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("ended by signal {}", signal.unwrap_or(0)),
+    };
+    Err(Status::new(Code::Aborted, format!("{fault}{words}")))
+}
+
+/// The last of what a hook says on its standard error.
+struct Words {
+    stderr: Option<ChildStderr>,
+    last: Vec<u8>,
+}
+
+/// How much of a hook's words is kept, in bytes.
+const WORDS: usize = 2048;
+
+impl Words {
+    fn new(stderr: Option<ChildStderr>) -> Self {
+        Self {
+            stderr,
+            last: Vec::new(),
+        }
+    }
+
+    /// Listens until the hook has ended; false when that takes longer than it
+    /// may. What it started may hold its standard error and live on.
+    fn follow(&mut self, hook: &OwnedFd, timeout: Option<Duration>) -> io::Result<bool> {
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // What it started may go on to speak after its end, and for ever.
+        let mut patience = 64;
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut fds = vec![PollFd::new(hook, PollFlags::IN)];
+            fds.extend(self.stderr.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let ready = rustix::io::retry_on_intr(|| poll(&mut fds, left.as_ref()))?;
+            let ended = !fds[0].revents().is_empty();
+            let spoke = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+            if spoke && patience > 0 {
+                self.hear()?;
+                patience -= i32::from(ended);
+            } else if ended {
+                return Ok(true);
+            }
+            if ready == 0 {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes what there is; called when that does not block.
+    fn hear(&mut self) -> io::Result<()> {
+        let mut part = [0; WORDS];
+        let Some(stderr) = &mut self.stderr else {
+            return Ok(());
+        };
+        let length = stderr.read(&mut part)?;
+        if length == 0 {
+            self.stderr = None;
+        }
+        self.last.extend_from_slice(&part[..length]);
+        let surplus = self.last.len().saturating_sub(WORDS);
+        self.last.drain(..surplus);
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = String::from_utf8_lossy(&self.last);
+        match text.trim() {
+            "" => Ok(()),
+            text => write!(f, ": {text}"),
         }
     }
 }
@@ -143,6 +212,21 @@ mod tests {
     fn a_hook_that_fails_is_named() {
         let status = run_all(&[shell("exit 3", 5)], "").unwrap_err();
         assert_eq!(status.message, "hook /bin/sh: exit status 3");
+    }
+
+    #[test]
+    fn a_hook_s_last_words_are_told() {
+        let script = "i=0; while [ $i -lt 9000 ]; do echo 0123456789 >&2; i=$((i+1)); done; \
+                      echo no such device >&2; sleep 1000 & exit 1";
+        let status = run_all(&[shell(script, 0)], "").unwrap_err();
+        assert!(status.message.contains("exit status 1: "), "{status}");
+        assert!(status.message.ends_with("\nno such device"), "{status}");
+        assert!(status.message.len() < 3000);
+        let status = run_all(&[shell("echo slow >&2; sleep 60", 1)], "").unwrap_err();
+        assert!(
+            status.message.ends_with("not done within 1 s: slow"),
+            "{status}"
+        );
     }
 
     #[test]

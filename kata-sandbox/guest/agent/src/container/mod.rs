@@ -17,6 +17,7 @@ mod blueprint;
 mod calls;
 #[expect(clippy::module_inception, reason = "a container is what this is about")]
 mod container;
+mod copy_up;
 mod create;
 mod devices;
 mod exec;

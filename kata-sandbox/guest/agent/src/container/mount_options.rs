@@ -24,6 +24,10 @@ pub(super) struct Options {
     synchronous: u32,
     /// Ids are mapped; below it too if true.
     pub(super) map_ids: Option<bool>,
+    /// It changes a mount that is there.
+    pub(super) remount: bool,
+    /// What the mount covers is copied into it.
+    pub(super) copy_up: bool,
     /// What the file system itself is told.
     pub(super) data: String,
 }
@@ -56,6 +60,7 @@ impl Options {
             (NODEV, MountFlags::NODEV),
             (NOEXEC, MountFlags::NOEXEC),
             (NODIRATIME, MountFlags::NODIRATIME),
+            (NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
         ] {
             flags.set(flag, set & attribute != 0);
         }
@@ -93,14 +98,16 @@ impl Options {
             "dirsync" => self.synchronous |= MountFlags::DIRSYNC.bits(),
             "lazytime" => self.synchronous |= 1 << 25,
             "silent" => self.synchronous |= MountFlags::SILENT.bits(),
+            "iversion" => self.synchronous |= 1 << 23,
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
             "mand" => self.synchronous |= MountFlags::PERMIT_MANDATORY_FILE_LOCKING.bits(),
             // What is so unless said otherwise, or is for other programs.
             "defaults" | "async" | "loud" | "nolazytime" | "nomand" | "noiversion" | "_netdev"
             | "nofail" | "auto" | "noauto" | "user" | "nouser" => {}
-            "tmpcopyup" => {
-                return Err(refuse(
-                    "the mount option tmpcopyup is not supported; copy the files before",
-                ));
+            // The links below a mount would have to be copied one by one.
+            "copy-symlink" => {
+                return Err(refuse("the mount option copy-symlink is not supported"));
             }
             other => match propagation(other) {
                 Some(flags) => self.propagation.push(flags),
@@ -211,6 +218,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused() {
-        assert!(Options::parse(&["tmpcopyup".into()]).is_err());
+        assert!(Options::parse(&["copy-symlink".into()]).is_err());
     }
 }

@@ -3,18 +3,19 @@
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
-use kata_protocol::agent::Mount;
+use kata_protocol::agent::{Linux, Mount};
 use kata_protocol::ttrpc::Status;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
+use super::copy_up;
 use super::id_map;
 use super::mount_options::Options;
 use crate::files::{
     self, Attributes, Kind, RDONLY, Root, Volumes, attach, clone_open, clone_tree, kind, name,
 };
-use crate::process::{Context as _, refuse};
+use crate::process::{Context as _, Field as _, refuse};
 
 /// A mount, and the user namespace that maps its ids if they are mapped. That
 /// is made by the agent: to a copy in a new pid namespace, /proc is foreign.
@@ -24,11 +25,29 @@ pub(super) struct Mapped {
     ids: Option<OwnedFd>,
 }
 
+/// What the mounts of a specification need before there is a process.
+///
+/// # Errors
+/// When mappings are wrong.
+pub(super) fn plan(mounts: Vec<Mount>, linux: &Linux) -> Result<Vec<Mapped>, Status> {
+    let plan = |(index, mount)| Mapped::new(mount, linux).field(|| format!("mounts[{index}]"));
+    mounts.into_iter().enumerate().map(plan).collect()
+}
+
 impl Mapped {
-    /// # Errors
-    /// When the mappings are wrong.
-    pub(super) fn new(mount: Mount) -> Result<Self, Status> {
-        let (uids, gids) = (&mount.uid_mappings, &mount.gid_mappings);
+    /// Mappings that the mount does not have itself are the container's.
+    fn new(mount: Mount, linux: &Linux) -> Result<Self, Status> {
+        let (mut uids, mut gids) = (&mount.uid_mappings, &mount.gid_mappings);
+        let wants = |option: &String| option == "idmap" || option == "ridmap";
+        let own = !uids.is_empty() || !gids.is_empty();
+        if !own && mount.options.iter().any(wants) {
+            (uids, gids) = (&linux.uid_mappings, &linux.gid_mappings);
+            if uids.is_empty() || gids.is_empty() {
+                return Err(refuse(
+                    "idmap needs mappings, of the mount or of the container",
+                ));
+            }
+        }
         let mapped = !uids.is_empty() || !gids.is_empty();
         let ids = mapped.then(|| id_map::namespace(uids, gids)).transpose()?;
         Ok(Self { mount, ids })
@@ -59,12 +78,11 @@ impl Mapped {
 
 /// Mounts one after the other.
 pub(super) fn mount_all(volumes: &Volumes, root: &Root, mounts: &[Mapped]) -> Result<(), Status> {
-    for mapped in mounts {
+    for (index, mapped) in mounts.iter().enumerate() {
         let mount = &mapped.mount;
-        let what = || format!("mount {} on {}", mount.source, mount.destination);
-        one(volumes, root, mapped).map_err(|status| {
-            Status::new(status.code(), format!("{}: {}", what(), status.message))
-        })?;
+        let (source, destination) = (&mount.source, &mount.destination);
+        one(volumes, root, mapped)
+            .field(|| format!("mounts[{index}]: mount {source} on {destination}"))?;
     }
     Ok(())
 }
@@ -75,6 +93,9 @@ fn one(volumes: &Volumes, root: &Root, mapped: &Mapped) -> Result<(), Status> {
     let destination = Path::new(&mount.destination);
     if !destination.is_absolute() || destination == Path::new("/") {
         return Err(refuse("the destination is not a path below /"));
+    }
+    if options.remount {
+        return remount(root, destination, &options);
     }
     if options.bind.is_some() || mount.r#type == "bind" {
         bind(volumes, root, mapped, &options)?;
@@ -105,18 +126,23 @@ fn bind(volumes: &Volumes, root: &Root, mapped: &Mapped, options: &Options) -> R
         files::set_attributes(&source, options.recursive, true)
             .context(|| "apply its recursive options")?;
     }
-    match (&mapped.ids, options.map_ids) {
-        (Some(ids), wanted) => {
-            files::map_ids(&source, ids, wanted.unwrap_or(below)).context(|| "map its ids")?;
-        }
-        (None, Some(_)) => {
-            return Err(refuse("idmap without mappings of its own is not supported"));
-        }
-        (None, None) => {}
+    if let Some(ids) = &mapped.ids {
+        let recursive = options.map_ids.unwrap_or(below);
+        files::map_ids(&source, ids, recursive).context(|| "map its ids")?;
     }
     let kind = kind(&source).context(|| "look at the source")?;
     let target = root.open_or_make(Path::new(&mount.destination), kind)?;
     attach(&source, &target).context(|| "attach it")
+}
+
+/// Changes what is mounted there already.
+fn remount(root: &Root, destination: &Path, options: &Options) -> Result<(), Status> {
+    let mounted = root
+        .open(destination, OFlags::PATH)
+        .context(|| "find what is mounted there")?;
+    files::set_attributes(&mounted, options.attributes, false).context(|| "apply its options")?;
+    files::set_attributes(&mounted, options.recursive, true)
+        .context(|| "apply its recursive options")
 }
 
 fn file_system(root: &Root, mount: &Mount, options: &Options) -> Result<(), Status> {
@@ -140,6 +166,13 @@ fn file_system(root: &Root, mount: &Mount, options: &Options) -> Result<(), Stat
         &mount.source
     };
     let data = if kind == "cgroup2" { "" } else { &options.data };
+    if options.copy_up {
+        if kind != "tmpfs" {
+            return Err(refuse("tmpcopyup is for a tmpfs"));
+        }
+        let mount = |flags| mount_file_system(source, &target, kind, flags, data);
+        return copied_up(root, destination, mount, flags);
+    }
     match mount_file_system(source, &target, kind, flags, data) {
         // In a user namespace that does not own the network namespace: what
         // the guest has, unless the container has it whole.
@@ -157,6 +190,26 @@ fn file_system(root: &Root, mount: &Mount, options: &Options) -> Result<(), Stat
         }
         result => result.context(|| "mount it"),
     }
+}
+
+/// Copies what a tmpfs is to cover into it.
+fn copied_up(
+    root: &Root,
+    destination: &Path,
+    mount: impl FnOnce(MountFlags) -> Result<(), Errno>,
+    flags: MountFlags,
+) -> Result<(), Status> {
+    let open = OFlags::RDONLY | OFlags::DIRECTORY;
+    let covered = root
+        .open(destination, open)
+        .context(|| "open what it covers")?;
+    mount(flags.difference(MountFlags::RDONLY)).context(|| "mount it")?;
+    let mounted = root.open(destination, open).context(|| "open it")?;
+    copy_up::copy(&covered, &mounted).context(|| "tmpcopyup: copy what it covers")?;
+    if flags.contains(MountFlags::RDONLY) {
+        make_read_only(&mounted)?;
+    }
+    Ok(())
 }
 
 fn mount_file_system(

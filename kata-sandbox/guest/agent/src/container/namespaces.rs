@@ -10,6 +10,9 @@
 //! | user | its own if there are mappings; then ipc and uts are its own, too |
 //! | time | its own if there are offsets |
 //!
+//! A path leads to a file of the guest's, or is `container:<id>` for that of
+//! another container of the sandbox.
+//!
 //! Before there is a sandbox, what would be the sandbox's is the container's.
 //!
 //! The agent itself enters the namespaces to be joined, clones the container's
@@ -23,6 +26,7 @@ use std::path::Path;
 
 use kata_protocol::agent::{Linux, LinuxIdMapping, LinuxTimeOffset};
 use kata_protocol::ttrpc::{Code, Status};
+use rustix::process::Pid;
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space,
     move_into_thread_name_spaces,
@@ -50,6 +54,19 @@ pub(super) struct Namespaces {
     pub(super) own_pid: bool,
 }
 
+/// What a path begins with that means a namespace of another container of the
+/// sandbox, by its id.
+const OF_CONTAINER: &str = "container:";
+
+/// What `/proc/<pid>/ns` calls a kind of namespace.
+fn file_name(kind: &str) -> &str {
+    match kind {
+        "network" => "net",
+        "mount" => "mnt",
+        kind => kind,
+    }
+}
+
 impl Namespaces {
     /// Decides by the table above.
     ///
@@ -60,6 +77,7 @@ impl Namespaces {
         hostnames: (&str, &str),
         shared_pid: bool,
         sandbox: &Sandbox,
+        of_container: impl Fn(&str) -> Result<Pid, Status>,
     ) -> Result<Self, Status> {
         let by_path = |kind: &str| -> Result<Option<OwnedFd>, Status> {
             let found = linux
@@ -67,6 +85,10 @@ impl Namespaces {
                 .iter()
                 .find(|n| n.r#type == kind && !n.path.is_empty());
             let open = |path: &str| {
+                let path = match path.strip_prefix(OF_CONTAINER) {
+                    Some(id) => &format!("/proc/{}/ns/{}", of_container(id)?, file_name(kind)),
+                    None => path,
+                };
                 let file = File::open(path).map(OwnedFd::from);
                 file.context(|| format!("open the {kind} namespace {path}"))
             };
@@ -204,12 +226,15 @@ fn enter_time(offsets: &BTreeMap<String, LinuxTimeOffset>) -> Result<(), Status>
     let mut text = String::new();
     for (clock, offset) in offsets {
         if !matches!(clock.as_str(), "monotonic" | "boottime") {
-            return Err(refuse(format!("the clock {clock:?} has no offset")));
+            return Err(refuse(format!(
+                "linux.timeOffsets: the clock {clock:?} has no offset"
+            )));
         }
         text.push_str(&format!("{clock} {} {}\n", offset.secs, offset.nanosecs));
     }
     if !text.is_empty() {
-        std::fs::write("/proc/self/timens_offsets", text).context(|| "set the clocks' offsets")?;
+        std::fs::write("/proc/self/timens_offsets", text)
+            .context(|| "linux.timeOffsets: set the clocks' offsets")?;
     }
     let path = "/proc/self/ns/time_for_children";
     let namespace = File::open(path).context(|| "open the time namespace")?;

@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::mount_options::propagation;
-use crate::files::{Kind, Root, Volumes, attach, clone_open, kind, name};
+use crate::files::{Kind, Root, Volumes, attach, clone_open, kind};
 use crate::process::{Context as _, refuse};
 
 /// Makes the agent's root a mount that others can take the place of.
@@ -42,21 +42,32 @@ pub(super) fn prepare(
     path: &str,
     wanted_propagation: &str,
 ) -> Result<Root, Status> {
-    let flags = if wanted_propagation.is_empty() {
-        // What the agent mounts later still comes in; nothing goes out.
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC
-    } else {
-        propagation(wanted_propagation)
-            .ok_or_else(|| refuse(format!("unknown propagation {wanted_propagation:?}")))?
-            | MountPropagationFlags::REC
+    let wanted = match wanted_propagation {
+        "" => None,
+        name => Some(
+            propagation(name)
+                .ok_or_else(|| refuse(format!("linux.rootfsPropagation: {name:?} is unknown")))?,
+        ),
     };
+    let cut_off = MountPropagationFlags::PRIVATE | MountPropagationFlags::UNBINDABLE;
+    // Nothing goes out. What the agent mounts later still comes in, unless the
+    // container wants none of it. Its root gets what it is to have when it is
+    // one ([`finish`]): a shared root could not become one, and one that cannot
+    // be bound could not be mounted over itself.
+    let flags = MountPropagationFlags::REC
+        | match wanted {
+            Some(wanted) if wanted.intersects(cut_off) => MountPropagationFlags::PRIVATE,
+            _ => MountPropagationFlags::DOWNSTREAM,
+        };
     mount_change("/", flags).context(|| "set the propagation of the root")?;
     let missing = |error: Errno| {
-        let message = format!("the root file system {path:?}: {error}");
+        let message = format!("root.path: the root file system {path:?}: {error}");
         Status::new(Code::FailedPrecondition, message)
     };
     if path.is_empty() {
-        return Err(refuse("the specification has no root file system"));
+        return Err(refuse(
+            "root.path: the specification has no root file system",
+        ));
     }
     let below = volumes.open(Path::new(path)).map_err(missing)?;
     if kind(&below).map_err(missing)? != Kind::Directory {
@@ -64,10 +75,6 @@ pub(super) fn prepare(
     }
     let tree = clone_open(&below, true).map_err(missing)?;
     attach(&tree, &below).context(|| format!("mount {path} over itself"))?;
-    if flags.contains(MountPropagationFlags::SHARED) {
-        // The root of a namespace may be shared, but not moved while it is.
-        mount_change(name(&tree), MountPropagationFlags::PRIVATE).context(|| "unshare the root")?;
-    }
     Ok(Root(tree))
 }
 

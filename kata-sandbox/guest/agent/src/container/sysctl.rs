@@ -11,9 +11,9 @@ use crate::process::{Context as _, refuse};
 /// of is decided by the process that writes them.
 pub(super) fn apply(parameters: &BTreeMap<String, String>) -> Result<(), Status> {
     for (name, value) in parameters {
-        let path = path(name).ok_or_else(|| refuse(format!("{name:?} is no kernel parameter")))?;
-        std::fs::write(path, value)
-            .context(|| format!("set the kernel parameter {name} to {value:?}"))?;
+        let path = path(name)
+            .ok_or_else(|| refuse(format!("linux.sysctl: {name:?} is no kernel parameter")))?;
+        std::fs::write(path, value).context(|| format!("linux.sysctl: set {name} to {value:?}"))?;
     }
     Ok(())
 }

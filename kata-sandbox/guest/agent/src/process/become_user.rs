@@ -15,7 +15,7 @@ use rustix::thread::{
 };
 
 use super::capability::Capabilities;
-use super::failure::{Context as _, refuse};
+use super::failure::{Context as _, Field as _, refuse};
 use super::schedule::Scheduling;
 use super::user::Account;
 use crate::seccomp::Filter;
@@ -30,7 +30,8 @@ impl Limits {
     /// # Errors
     /// When one does not exist, or is over its own ceiling.
     pub(crate) fn new(limits: &[PosixRlimit]) -> Result<Self, Status> {
-        limits.iter().map(limit).collect::<Result<_, _>>().map(Self)
+        let limits = limits.iter().map(limit).collect::<Result<_, _>>();
+        limits.map(Self).field(|| "process.rlimits")
     }
 
     /// Applies them to the calling process.
@@ -40,7 +41,7 @@ impl Limits {
     pub(crate) fn apply(&self) -> Result<(), Status> {
         for (resource, limit) in &self.0 {
             rustix::process::setrlimit(*resource, *limit)
-                .context(|| format!("set the limit {resource:?}"))?;
+                .context(|| format!("process.rlimits: set the limit {resource:?}"))?;
         }
         Ok(())
     }

@@ -20,6 +20,18 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// Says which field of the specification a failure is about.
+pub(crate) trait Field<T> {
+    /// Puts the field's name before the message.
+    fn field<D: Display>(self, name: impl FnOnce() -> D) -> Result<T, Status>;
+}
+
+impl<T> Field<T> for Result<T, Status> {
+    fn field<D: Display>(self, name: impl FnOnce() -> D) -> Result<T, Status> {
+        self.map_err(|status| Status::new(status.code(), format!("{}: {}", name(), status.message)))
+    }
+}
+
 /// The status code that tells the caller most about an error of the system.
 fn code(error: &io::Error) -> Code {
     match error.raw_os_error() {

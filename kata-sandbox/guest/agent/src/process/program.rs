@@ -38,7 +38,7 @@ impl Program {
         // Its copies know it from here.
         own_program();
         let name = process.args.first().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| refuse("the process has no command"))?;
+        let name = name.ok_or_else(|| refuse("process.args: there is no command"))?;
         // Of a variable given twice the last counts, as everywhere.
         let variable = |name: &str| {
             let value = |pair: &String| {
@@ -52,8 +52,8 @@ impl Program {
         Ok(Self {
             name: name.clone(),
             search: path.split(':').map(str::to_owned).collect(),
-            arguments: strings(&process.args, "argument")?,
-            environment: strings(&process.env, "environment variable")?,
+            arguments: strings(&process.args, "process.args")?,
+            environment: strings(&process.env, "process.env")?,
             directory: if process.cwd.is_empty() {
                 "/".into()
             } else {
@@ -74,10 +74,15 @@ impl Program {
     /// When it does not exist in the container or is out of the user's reach.
     pub(crate) fn enter_directory(&self) -> Result<(), Status> {
         rustix::process::chdir(self.directory.as_str())
-            .context(|| format!("enter the working directory {}", self.directory))?;
+            .context(|| format!("process.cwd: enter {}", self.directory))?;
         // A descriptor of the agent's, or a link in /proc, must not have been the
         // way there. The kernel says "(unreachable)" of what is below another root.
-        let outside = || format!("{} is not inside the container", self.directory);
+        let outside = || {
+            format!(
+                "process.cwd: {} is not inside the container",
+                self.directory
+            )
+        };
         let path = rustix::process::getcwd(Vec::new()).context(outside)?;
         if path.as_bytes().starts_with(b"/") {
             Ok(())
@@ -229,8 +234,7 @@ fn interpreter(path: &CStr) -> Option<CString> {
 
 fn strings(values: &[String], what: &str) -> Result<Vec<CString>, Status> {
     let convert = |value: &String| {
-        CString::new(value.as_str())
-            .map_err(|_| refuse(format!("a NUL byte in the {what} {value:?}")))
+        CString::new(value.as_str()).map_err(|_| refuse(format!("{what}: a NUL byte in {value:?}")))
     };
     values.iter().map(convert).collect()
 }

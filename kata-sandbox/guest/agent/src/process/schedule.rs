@@ -9,8 +9,9 @@ use std::mem::size_of;
 
 use kata_protocol::agent::{IoPriority, Personality, Scheduler};
 use kata_protocol::ttrpc::Status;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::failure::{Context as _, refuse};
+use super::failure::{Context as _, Field as _, refuse};
 
 /// What is set of it, checked.
 #[derive(Clone, Debug, Default)]
@@ -45,9 +46,18 @@ impl Scheduling {
         personality: Option<&Personality>,
     ) -> Result<Self, Status> {
         Ok(Self {
-            scheduler: scheduler.map(attributes).transpose()?,
-            io_priority: io.map(io_priority).transpose()?,
-            personality: personality.map(domain).transpose()?,
+            scheduler: scheduler
+                .map(attributes)
+                .transpose()
+                .field(|| "process.scheduler")?,
+            io_priority: io
+                .map(io_priority)
+                .transpose()
+                .field(|| "process.ioPriority")?,
+            personality: personality
+                .map(domain)
+                .transpose()
+                .field(|| "linux.personality")?,
         })
     }
 
@@ -66,18 +76,18 @@ impl Scheduling {
                     0,
                 )
             })
-            .context(|| "set the scheduling policy")?;
+            .context(|| "process.scheduler: set the scheduling policy")?;
         }
         if let Some(value) = self.io_priority {
             const WHO_PROCESS: libc::c_int = 1;
             // SAFETY: takes three numbers.
             check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) })
-                .context(|| "set the I/O priority")?;
+                .context(|| "process.ioPriority: set the I/O priority")?;
         }
         if let Some(domain) = self.personality {
             // SAFETY: takes a number.
             check(libc::c_long::from(unsafe { libc::personality(domain) }))
-                .context(|| "set the personality")?;
+                .context(|| "linux.personality: set it")?;
         }
         Ok(())
     }
@@ -160,6 +170,45 @@ fn domain(wanted: &Personality) -> Result<libc::c_ulong, Status> {
     }
 }
 
+/// Processors that a process may run on (sched_setaffinity(2)).
+#[derive(Clone, Debug)]
+pub(crate) struct Affinity(CpuSet);
+
+impl Affinity {
+    /// A list such as `0-3,7`; `None` if it is empty.
+    ///
+    /// # Errors
+    /// When it is no list, or names a processor beyond what the kernel takes.
+    pub(crate) fn parse(list: &str) -> Result<Option<Self>, Status> {
+        let number = |text: &str| text.trim().parse::<usize>().ok();
+        let bounds = |part: &str| match part.split_once('-') {
+            Some((first, last)) => Some((number(first)?, number(last)?)),
+            None => number(part).map(|number| (number, number)),
+        };
+        if list.is_empty() {
+            return Ok(None);
+        }
+        let mut set = CpuSet::new();
+        for part in list.split(',') {
+            match bounds(part) {
+                Some((first, last)) if first <= last && last < CpuSet::MAX_CPU => {
+                    (first..=last).for_each(|processor| set.set(processor));
+                }
+                _ => return Err(refuse(format!("{list:?} is no list of processors"))),
+            }
+        }
+        Ok(Some(Self(set)))
+    }
+
+    /// Applies it to the calling process.
+    ///
+    /// # Errors
+    /// When there is none of the processors.
+    pub(crate) fn apply(&self) -> Result<(), Status> {
+        sched_setaffinity(None, &self.0).context(|| "process.execCPUAffinity: set it")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +235,17 @@ mod tests {
             priority: 8,
         };
         assert!(io_priority(&wanted).is_err());
+    }
+
+    #[test]
+    fn lists_of_processors_are_read_and_others_refused() {
+        let Affinity(set) = Affinity::parse("0-2,7").unwrap().unwrap();
+        let named: Vec<_> = (0..16).filter(|cpu| set.is_set(*cpu)).collect();
+        assert_eq!(named, [0, 1, 2, 7]);
+        assert!(Affinity::parse("").unwrap().is_none());
+        for bad in ["x", "3-1", "1-", "0,", "99999", "0-99999"] {
+            assert!(Affinity::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) fn program(profile: &Profile) -> Result<Vec<Instruction>, Status> {
     program.push(statement(RETURN, KILL_PROCESS));
     if program.len() > LENGTH_LIMIT {
         return Err(refuse(format!(
-            "seccomp: the profile makes {} instructions, a kernel takes {LENGTH_LIMIT}",
+            "the profile makes {} instructions, a kernel takes {LENGTH_LIMIT}",
             program.len()
         )));
     }
@@ -220,7 +220,7 @@ fn halves(value: u64) -> [u32; 2] {
 }
 
 fn length(program: &[Instruction]) -> Result<u32, Status> {
-    u32::try_from(program.len()).map_err(|_| refuse("seccomp: the profile is too long"))
+    u32::try_from(program.len()).map_err(|_| refuse("the profile is too long"))
 }
 
 fn statement(code: u16, k: u32) -> Instruction {

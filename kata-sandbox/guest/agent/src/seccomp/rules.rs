@@ -57,13 +57,17 @@ pub(super) enum Test {
 
 impl Profile {
     pub(super) fn new(profile: &LinuxSeccomp) -> Result<Self, Status> {
+        if !profile.listener_path.is_empty() {
+            let message = "listenerPath names a socket of the host, which a guest cannot reach";
+            return Err(Status::new(Code::Unimplemented, message));
+        }
         let mut flags = 0;
         for flag in &profile.flags {
             flags |= match flag.as_str() {
                 "SECCOMP_FILTER_FLAG_TSYNC" => 0, // the process has one thread
                 "SECCOMP_FILTER_FLAG_LOG" => 2,
                 "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 4,
-                other => return Err(refuse(format!("seccomp: unsupported flag {other:?}"))),
+                other => return Err(refuse(format!("unsupported flag {other:?}"))),
             };
         }
         let mut rules = Vec::new();
@@ -71,7 +75,7 @@ impl Profile {
             append(&mut rules, syscall)?;
         }
         Ok(Self {
-            default: verdict(&profile.default_action, None)?,
+            default: verdict(&profile.default_action, profile.default_errno_ret)?,
             architectures: architectures(&profile.architectures),
             flags,
             rules,
@@ -124,7 +128,7 @@ fn verdict(action: &str, errno: Option<u32>) -> Result<Verdict, Status> {
     const EPERM: u32 = libc::EPERM.cast_unsigned();
     let datum = errno.unwrap_or(EPERM);
     if datum > 0xffff {
-        return Err(refuse(format!("seccomp: {datum} is no error number")));
+        return Err(refuse(format!("{datum} is no error number")));
     }
     Ok(match action {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => KILL_THREAD,
@@ -136,16 +140,16 @@ fn verdict(action: &str, errno: Option<u32>) -> Result<Verdict, Status> {
         "SCMP_ACT_LOG" => LOG,
         "SCMP_ACT_ALLOW" => ALLOW,
         "SCMP_ACT_NOTIFY" => {
-            let message = "seccomp: SCMP_ACT_NOTIFY needs a listener, which a guest cannot reach";
+            let message = "SCMP_ACT_NOTIFY needs a listener, which a guest cannot reach";
             return Err(Status::new(Code::Unimplemented, message));
         }
-        other => return Err(refuse(format!("seccomp: unknown action {other:?}"))),
+        other => return Err(refuse(format!("unknown action {other:?}"))),
     })
 }
 
 fn condition(argument: &LinuxSeccompArg) -> Result<Condition, Status> {
     let index = u8::try_from(argument.index).ok().filter(|index| *index < 6);
-    let index = index.ok_or_else(|| refuse(format!("seccomp: no argument {}", argument.index)))?;
+    let index = index.ok_or_else(|| refuse(format!("no argument {}", argument.index)))?;
     let (value, second) = (argument.value, argument.value_two);
     let test = match argument.op.as_str() {
         "SCMP_CMP_NE" => Test::NotEqual(value),
@@ -158,7 +162,7 @@ fn condition(argument: &LinuxSeccompArg) -> Result<Condition, Status> {
             mask: value,
             value: second,
         },
-        other => return Err(refuse(format!("seccomp: unknown operator {other:?}"))),
+        other => return Err(refuse(format!("unknown operator {other:?}"))),
     };
     Ok(Condition {
         argument: index,
@@ -200,6 +204,28 @@ mod tests {
     fn a_listener_is_refused_clearly() {
         let error = append(&mut Vec::new(), &syscall("SCMP_ACT_NOTIFY", vec![])).unwrap_err();
         assert_eq!(error.code(), Code::Unimplemented);
+    }
+
+    #[test]
+    fn a_listener_s_socket_is_refused_by_its_field() {
+        let profile = LinuxSeccomp {
+            default_action: "SCMP_ACT_ALLOW".into(),
+            listener_path: "/run/agent.sock".into(),
+            ..LinuxSeccomp::default()
+        };
+        let error = Profile::new(&profile).unwrap_err();
+        assert_eq!(error.code(), Code::Unimplemented);
+        assert!(error.message.contains("listenerPath"), "{error}");
+    }
+
+    #[test]
+    fn what_is_in_no_rule_answers_the_profile_s_own_error() {
+        let profile = LinuxSeccomp {
+            default_action: "SCMP_ACT_ERRNO".into(),
+            default_errno_ret: Some(38),
+            ..LinuxSeccomp::default()
+        };
+        assert_eq!(Profile::new(&profile).unwrap().default, ERRNO | 38);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod guard;
 mod isolation;
 mod life;
 mod limits;
+mod oci;
 mod streams;
 mod volumes;
 
