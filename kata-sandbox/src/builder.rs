@@ -95,6 +95,7 @@ impl SandboxBuilder {
                 shared_process_ids: false,
                 on_drop: OnDrop::Kill,
                 cgroup: None,
+                host_limits: crate::cgroup::HostLimits::default(),
                 disks: Vec::new(),
                 spare_disks: 0,
             },

@@ -47,6 +47,7 @@
 
 mod backends;
 mod builder;
+mod cgroup;
 mod container;
 mod copy;
 mod dial;

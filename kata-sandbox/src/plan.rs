@@ -51,7 +51,6 @@ impl Plan {
         let tree = kata_devices::fs::SharedTree::default();
         let machine = blueprint.machine(boot, run_dir.clone(), &tree);
         let named = |name: &&str| blueprint.hypervisor.as_deref().is_none_or(|it| it == *name);
-        let page_tables = blueprint.size.max_memory.as_bytes() / PER_PAGE_TABLE_BYTE;
         Self {
             sandbox: blueprint.id.clone(),
             hypervisors: shared.backends.names().into_iter().filter(named).collect(),
@@ -62,7 +61,7 @@ impl Plan {
             command_line: machine.command_line,
             devices: devices(&machine.devices),
             host_changes: host_changes(shared, blueprint),
-            overhead: MemorySize::bytes(MONITOR.as_bytes() + ENGINE.as_bytes() + page_tables),
+            overhead: overhead(&blueprint.size),
         }
     }
 }
@@ -79,8 +78,25 @@ fn devices(devices: &kata_hypervisor::Devices) -> Vec<String> {
         .filesystems
         .iter()
         .map(|fs| format!("shared file system {:?}", fs.tag));
+    let disks = devices.disks.iter().map(|disk| {
+        let how = if disk.read_only { ", read-only" } else { "" };
+        format!("disk {}{how}", disk.path.display())
+    });
+    let spare = devices.spare_disks;
+    let spare = (spare > 0).then(|| format!("room for {spare} disks more"));
     let rng = devices.rng.then(|| "entropy".to_owned());
-    vsock.chain(filesystems).chain(rng).collect()
+    vsock
+        .chain(filesystems)
+        .chain(disks)
+        .chain(spare)
+        .chain(rng)
+        .collect()
+}
+
+/// What a sandbox needs on the host beside its guest's own memory, about.
+pub(crate) fn overhead(size: &MachineSize) -> MemorySize {
+    let page_tables = size.max_memory.as_bytes() / PER_PAGE_TABLE_BYTE;
+    MemorySize::bytes(MONITOR.as_bytes() + ENGINE.as_bytes() + page_tables)
 }
 
 fn host_changes(shared: &Shared, blueprint: &Blueprint) -> Vec<String> {
@@ -107,6 +123,9 @@ fn host_changes(shared: &Shared, blueprint: &Blueprint) -> Vec<String> {
     changes.push(format!(
         "threads of {home} for the vsock device and the shared file system"
     ));
+    if let Some(cgroup) = &blueprint.cgroup {
+        changes.push(format!("control group {cgroup}"));
+    }
     if !blueprint.network.leaves_nothing() {
         changes.push(format!(
             "what the network {:?} sets up",

@@ -8,6 +8,7 @@ use kata_hypervisor::MemorySize;
 use oci_spec::runtime as oci;
 
 use crate::builder::SandboxBuilder;
+use crate::cgroup::HostLimits;
 use crate::spec::disk_id;
 
 /// What a guest needs beside its containers' own limits, when no annotation
@@ -146,6 +147,16 @@ impl SandboxBuilder {
     /// where missing, and removed with the sandbox if it was.
     pub fn cgroup(mut self, path: impl Into<String>) -> Self {
         self.blueprint.cgroup = Some(path.into());
+        self
+    }
+
+    /// Limits the sandbox's processes in that control group as far as a
+    /// specification's resources mean something for them: processor shares,
+    /// quota, and the processors and memory nodes to use. Where memory is
+    /// limited, guest and monitor together are, to the machine's largest size
+    /// and what the monitor needs beside it: containers have theirs in the guest.
+    pub fn host_limits(mut self, resources: &oci::LinuxResources) -> Self {
+        self.blueprint.host_limits = HostLimits::of(resources);
         self
     }
 

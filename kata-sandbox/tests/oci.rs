@@ -301,7 +301,12 @@ async fn mounts_are_as_clients_write_them() {
     std::fs::write(state.join("hosts"), "127.0.0.1 changed\n").unwrap();
     std::fs::write(state.join("volume/below/host"), "from the host").unwrap();
     assert_eq!(
-        said(&container, "cat /etc/hosts").await,
+        // A guest may believe what it knows of a file for a second.
+        said(
+            &container,
+            "until grep -q changed /etc/hosts; do sleep 0.1; done; cat /etc/hosts"
+        )
+        .await,
         "127.0.0.1 changed\n"
     );
     assert_eq!(
@@ -351,4 +356,62 @@ async fn a_sandbox_is_resized_while_it_runs() {
     let refused = sandbox.resize(9, large).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidConfig, "{refused:#}");
     sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_monitor_is_in_its_control_group_with_the_limits() {
+    let Some(host) = Host::new() else { return };
+    let before = Census::take(&host.state_dir());
+    let runtime = host.runtime();
+    let name = format!("/kata-test-{}/pod", std::process::id());
+    let resources = serde_json::json!({
+        "cpu": {"shares": 2048, "quota": 400_000, "period": 100_000}, "memory": {"limit": 1 << 26},
+    });
+    let resources = serde_json::from_value(resources).unwrap();
+    let builder = runtime.sandbox("grouped").cgroup(&name);
+    let builder = builder.host_limits(&resources);
+    let sandbox = match builder.boot_timeout(PATIENCE).start().await {
+        Ok(sandbox) => sandbox,
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            eprintln!("skipped: this user makes no control groups here: {error:#}");
+            return;
+        }
+        Err(error) => panic!("{error:#}"),
+    };
+    let monitor = monitor();
+    let groups = std::fs::read_to_string(format!("/proc/{monitor}/cgroup")).unwrap();
+    for line in groups.lines() {
+        assert!(line.ends_with(&format!(":{name}")), "{line}");
+    }
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert!(
+        !own.contains(&name),
+        "this program is not the sandbox's: {own}"
+    );
+    let container = host.sleeper(&sandbox, "c").await;
+    assert!(sh(&container, "true").await.exit.success());
+    drop(container);
+    sandbox.delete().await.unwrap();
+    drop(runtime);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for mount in mounts.lines().filter(|line| line.contains(" - cgroup")) {
+        let mount = mount.split(' ').nth(4).unwrap();
+        let group = format!("{mount}/kata-test-{}", std::process::id());
+        assert!(!Path::new(&group).exists(), "{group} is left");
+    }
+    before.assert_same_soon(&host.state_dir());
+}
+
+/// This process's QEMU; there is one.
+fn monitor() -> u32 {
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in list.split_whitespace() {
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            if name.starts_with("qemu") {
+                return child.parse().unwrap();
+            }
+        }
+    }
+    panic!("this process has no QEMU");
 }

@@ -24,6 +24,8 @@ pub(crate) struct Program {
     pub(crate) args: Vec<OsString>,
     /// What it inherits beside the standard three, under the same numbers.
     pub(crate) inherit: Vec<OwnedFd>,
+    /// The `cgroup.procs` of the control groups that it is in from the start.
+    pub(crate) cgroup: Vec<OwnedFd>,
 }
 
 /// A freshly forked program and the read ends of its output.
@@ -52,10 +54,11 @@ impl Program {
             .process_group(0);
         let parent = getpid();
         let inherit: Vec<RawFd> = self.inherit.iter().map(AsRawFd::as_raw_fd).collect();
+        let cgroup: Vec<RawFd> = self.cgroup.iter().map(AsRawFd::as_raw_fd).collect();
         // SAFETY: the closure runs in the forked child before exec. It makes
-        // only system calls, allocates nothing and takes no lock: `inherit` was
+        // only system calls, allocates nothing and takes no lock: the lists were
         // allocated before the fork, and errors are plain numbers.
-        unsafe { command.pre_exec(move || prepare(parent, &inherit)) };
+        unsafe { command.pre_exec(move || prepare(parent, &inherit, &cgroup)) };
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         // Dropping a `std::process::Child` neither kills nor reaps it.
@@ -69,11 +72,17 @@ impl Program {
 }
 
 /// Runs in the child, between fork and exec: system calls only.
-fn prepare(parent: Pid, inherit: &[RawFd]) -> io::Result<()> {
+fn prepare(parent: Pid, inherit: &[RawFd], cgroup: &[RawFd]) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != Some(parent) {
         // The parent died before the line above could notice.
         return Err(Errno::SRCH.into());
+    }
+    for &procs in cgroup {
+        // SAFETY: the parent owns `procs` across the fork, so it is open here too.
+        let procs = unsafe { BorrowedFd::borrow_raw(procs) };
+        // The process that writes is meant by its number 0.
+        rustix::io::write(procs, b"0")?;
     }
     rustix::thread::set_no_new_privs(true)?;
     close_on_exec_from(3);

@@ -11,6 +11,7 @@ fn shell(script: &str) -> Program {
         path: "/bin/sh".into(),
         args,
         inherit: Vec::new(),
+        cgroup: Vec::new(),
     }
 }
 
@@ -92,6 +93,7 @@ async fn a_program_that_is_not_there_is_named() {
         path: "/nonexistent/vmm".into(),
         args: Vec::new(),
         inherit: vec![],
+        cgroup: vec![],
     };
     let error = Child::spawn(program, "t", Box::new(())).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot start /nonexistent/vmm");
@@ -180,4 +182,15 @@ async fn a_child_whose_support_fails_is_killed_and_says_why() {
 async fn a_child_that_is_dying_anyway_says_so_itself() {
     let end = lean("sleep 0.2; exit 5", Duration::from_secs(15)).await;
     assert_eq!(end, End::Exited(5));
+}
+
+#[tokio::test]
+async fn a_child_is_in_its_control_groups_before_it_runs() {
+    // The list of processes of a group is any file that takes the number 0.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut program = shell(&format!("cat {}", file.path().display()));
+    program.cgroup = vec![file.reopen().unwrap().into()];
+    let child = Child::spawn(program, "t", Box::new(())).await.unwrap();
+    child.ended().await;
+    assert_eq!(child.output().console.bytes(), b"0");
 }

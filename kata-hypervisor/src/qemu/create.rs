@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,6 +63,7 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
         path: facts.binary.clone(),
         args,
         inherit,
+        cgroup: control_groups(&config.cgroup)?,
     };
     let child = Child::spawn(program, &config.id, Box::new(backends.servers)).await?;
     timeline.ended("spawn qemu", spawning);
@@ -74,6 +76,19 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     timeline.ended("qmp greeting", greeting);
     let grows = plan.can_grow() && config.size.grows();
     Ok(QemuVm::new(config, grows, child, qmp, Arc::new(timeline)))
+}
+
+/// Opens the lists of processes of control groups.
+fn control_groups(procs: &[PathBuf]) -> Result<Vec<OwnedFd>> {
+    let open = |path: &PathBuf| {
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        file.map(OwnedFd::from).map_err(|source| Error::File {
+            what: "control group",
+            path: path.clone(),
+            source,
+        })
+    };
+    procs.iter().map(open).collect()
 }
 
 /// Validates on a thread that may block: it reads files.

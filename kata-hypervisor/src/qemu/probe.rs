@@ -133,6 +133,7 @@ async fn ask(binary: &Path) -> Result<Answers> {
         path: binary.to_owned(),
         args,
         inherit: vec![theirs],
+        cgroup: Vec::new(),
     };
     let child = Child::spawn(program, "probe", Box::new(())).await?;
     let qmp = Qmp::new(ours);

@@ -18,6 +18,24 @@ pub(super) enum Version {
     Controllers(Vec<String>),
 }
 
+impl Hierarchy {
+    /// Where the group is that `/proc/<pid>/cgroup` tells of this hierarchy.
+    pub(super) fn group_of(&self, cgroups: &str) -> Option<PathBuf> {
+        let path = cgroups.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (names, path) = rest.split_once(':')?;
+            let is_it = match &self.version {
+                Version::Unified => names.is_empty(),
+                Version::Controllers(own) => {
+                    names.split(',').any(|name| own.iter().any(|it| it == name))
+                }
+            };
+            is_it.then_some(path)
+        })?;
+        Some(self.mount.join(path.trim_start_matches('/')))
+    }
+}
+
 /// The hierarchies in `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`), each
 /// once, whose root is mounted.
 pub(super) fn all(mountinfo: &str) -> Vec<Hierarchy> {
@@ -42,10 +60,18 @@ fn read(line: &str) -> Option<Hierarchy> {
     let version = match kind {
         "cgroup2" => Version::Unified,
         "cgroup" => {
-            let plain = ["rw", "ro", "xattr", "clone_children", "noprefix", "all", "none"];
-            let names = options.split(',').filter(|option| {
-                !plain.contains(option) && !option.starts_with("release_agent=")
-            });
+            let plain = [
+                "rw",
+                "ro",
+                "xattr",
+                "clone_children",
+                "noprefix",
+                "all",
+                "none",
+            ];
+            let names = options
+                .split(',')
+                .filter(|option| !plain.contains(option) && !option.starts_with("release_agent="));
             Version::Controllers(names.map(str::to_owned).collect())
         }
         _ => return None,
@@ -113,6 +139,12 @@ mod tests {
             Version::Controllers(vec!["name=systemd".into()])
         );
         assert_eq!(found[3].version, Version::Unified);
+        let now = "3:memory:/a\n2:cpu,cpuacct:/b/c\n0::/\n";
+        let group = |index: usize| found[index].group_of(now);
+        assert_eq!(group(0), Some("/sys/fs/cgroup/cpu/b/c".into()));
+        assert_eq!(group(1), Some("/sys/fs/cgroup/memory/a".into()));
+        assert_eq!(group(2), None);
+        assert_eq!(group(3), Some("/sys/fs/cgroup/uni fied/".into()));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) struct HostLimits {
     period: Option<u64>,
     cpus: Option<String>,
     mems: Option<String>,
+    /// Whether memory is limited, too.
+    limits_memory: bool,
     /// Bytes, of guest and monitor together.
     memory: Option<u64>,
 }
@@ -34,15 +36,25 @@ impl HostLimits {
             shares: cpu.and_then(oci::LinuxCpu::shares).filter(|it| *it > 0),
             quota: cpu.and_then(oci::LinuxCpu::quota).filter(|it| *it != 0),
             period: cpu.and_then(oci::LinuxCpu::period).filter(|it| *it > 0),
-            cpus: cpu.and_then(|cpu| cpu.cpus().clone()).filter(|it| !it.is_empty()),
-            mems: cpu.and_then(|cpu| cpu.mems().clone()).filter(|it| !it.is_empty()),
+            cpus: cpu
+                .and_then(|cpu| cpu.cpus().clone())
+                .filter(|it| !it.is_empty()),
+            mems: cpu
+                .and_then(|cpu| cpu.mems().clone())
+                .filter(|it| !it.is_empty()),
+            limits_memory: resources
+                .memory()
+                .as_ref()
+                .and_then(oci::LinuxMemory::limit)
+                .is_some_and(|limit| limit > 0),
             memory: None,
         }
     }
 
-    /// Limits the memory, of guest and monitor together.
+    /// Limits the memory, if any is limited, to this much: of guest and monitor
+    /// together.
     pub(crate) fn memory(mut self, bytes: u64) -> Self {
-        self.memory = Some(bytes);
+        self.memory = self.limits_memory.then_some(bytes);
         self
     }
 

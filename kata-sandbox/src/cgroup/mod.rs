@@ -72,14 +72,15 @@ struct Group {
 pub(crate) struct Cgroup {
     groups: Vec<Group>,
     made: Vec<PathBuf>,
+    /// Where this process was before it entered.
+    before: Vec<PathBuf>,
 }
 
 impl Plan {
     /// Looks at the host for where that group is, and makes nothing.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let mounts = Path::new("/proc/self/mountinfo");
-        let mounts =
-            std::fs::read_to_string(mounts).map_err(CgroupError::io("read", mounts))?;
+        let mounts = std::fs::read_to_string(mounts).map_err(CgroupError::io("read", mounts))?;
         Self::on(&hierarchy::all(&mounts), name)
     }
 
@@ -118,6 +119,7 @@ impl Plan {
         let mut cgroup = Cgroup {
             groups: self.groups,
             made: Vec::new(),
+            before: Vec::new(),
         };
         for directory in self.missing {
             match std::fs::create_dir(&directory) {
@@ -153,8 +155,7 @@ impl Group {
     fn enable_controllers(&self) -> Result<()> {
         for above in self.above() {
             let path = above.join("cgroup.controllers");
-            let there =
-                std::fs::read_to_string(&path).map_err(CgroupError::io("read", &path))?;
+            let there = std::fs::read_to_string(&path).map_err(CgroupError::io("read", &path))?;
             for name in there.split_whitespace() {
                 if CONTROLLERS.contains(&name) {
                     let control = above.join("cgroup.subtree_control");
@@ -206,15 +207,36 @@ impl Cgroup {
         self.groups.iter().map(Group::procs).collect()
     }
 
+    /// Puts this process into it, until it is removed.
+    pub(crate) fn enter(&mut self) -> Result<()> {
+        let path = Path::new("/proc/self/cgroup");
+        let now = std::fs::read_to_string(path).map_err(CgroupError::io("read", path))?;
+        for group in &self.groups {
+            let before = group.hierarchy.group_of(&now);
+            let procs = group.procs();
+            std::fs::write(&procs, "0").map_err(CgroupError::io("enter", &procs))?;
+            self.before
+                .extend(before.map(|path| path.join("cgroup.procs")));
+        }
+        Ok(())
+    }
+
     /// Removes what was made of it.
     pub(crate) fn remove(mut self) -> Result<()> {
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        for procs in std::mem::take(&mut self.before) {
+            std::fs::write(&procs, "0").map_err(CgroupError::io("go back to", &procs))?;
+        }
         remove(&std::mem::take(&mut self.made))
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = remove(&std::mem::take(&mut self.made)) {
+        if let Err(error) = self.clear() {
             log::warn!(error:%; "a control group is left behind");
         }
     }

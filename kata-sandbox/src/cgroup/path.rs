@@ -104,8 +104,16 @@ mod tests {
     #[test]
     fn what_leads_elsewhere_is_refused() {
         for bad in [
-            "", "/", "../a", "/a/../../b", "a.slice:x:", "a--b.slice:x:y", "a:b:c",
-            "a.slice:../x:y", "a.slice:x:../y", "a\0b",
+            "",
+            "/",
+            "../a",
+            "/a/../../b",
+            "a.slice:x:",
+            "a--b.slice:x:y",
+            "a:b:c",
+            "a.slice:../x:y",
+            "a.slice:x:../y",
+            "a\0b",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

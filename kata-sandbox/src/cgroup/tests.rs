@@ -51,7 +51,9 @@ fn a_host_without_control_groups_says_so() {
 fn a_process_is_put_into_a_real_group_with_its_limits() {
     let name = format!("/kata-test-{}/a", std::process::id());
     let plan = Plan::new(&name).unwrap();
-    let resources = serde_json::json!({"cpu": {"shares": 512, "quota": 50_000, "period": 100_000}});
+    let resources = serde_json::json!({
+        "cpu": {"shares": 512, "quota": 50_000, "period": 100_000}, "memory": {"limit": 1},
+    });
     let limits = HostLimits::of(&serde_json::from_value(resources).unwrap()).memory(1 << 30);
     let cgroup = match plan.make(&limits) {
         Ok(cgroup) => cgroup,
@@ -86,9 +88,24 @@ fn a_process_is_put_into_a_real_group_with_its_limits() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
-    let directories: Vec<_> = cgroup.groups.iter().map(|it| it.directory.clone()).collect();
+    let directories: Vec<_> = cgroup
+        .groups
+        .iter()
+        .map(|it| it.directory.clone())
+        .collect();
     cgroup.remove().unwrap();
     for directory in directories {
         assert!(!directory.parent().unwrap().exists(), "{directory:?}");
     }
+}
+
+#[test]
+fn groups_that_others_are_in_by_now_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let (outer, inner) = (root.path().join("a"), root.path().join("a/b"));
+    std::fs::create_dir_all(&inner).unwrap();
+    std::fs::create_dir(outer.join("other")).unwrap();
+    let made = [outer.clone(), inner.clone(), root.path().join("never")];
+    remove(&made).unwrap();
+    assert!(outer.is_dir() && !inner.exists());
 }

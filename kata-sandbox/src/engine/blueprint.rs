@@ -12,6 +12,7 @@ use kata_network::Network;
 use serde::{Deserialize, Serialize};
 
 use crate::builder::OnDrop;
+use crate::cgroup::HostLimits;
 use crate::image::Boot;
 
 /// The tag by which the guest mounts the shared directories.
@@ -42,6 +43,8 @@ pub(crate) struct Blueprint {
     pub(crate) on_drop: OnDrop,
     /// The control group of what runs on the host, as specifications name it.
     pub(crate) cgroup: Option<String>,
+    /// How much they may use there.
+    pub(crate) host_limits: HostLimits,
     /// Disks that are there from the start.
     pub(crate) disks: Vec<DiskConfig>,
     /// How many more may come.

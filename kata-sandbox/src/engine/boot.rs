@@ -6,6 +6,7 @@
 //!            └─ verify guest image ────────────────────────────────────────────────┴─▶ Running
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +19,20 @@ use tokio::time::timeout;
 use super::agent::Agent;
 use super::blueprint::Blueprint;
 use super::connect::{self, Announcement};
-use super::site::{Site, open_journal};
+use super::site::{Site, cgroup_error, open_journal};
 use super::{Engine, Parts};
 use super::{guest_setup, nics};
 use crate::builder::OnDrop;
+use crate::cgroup;
 use crate::error::{Context, ErrorKind, Result};
 use crate::image::{Boot, VerifyError};
+use crate::plan;
 use crate::runtime::Shared;
 use crate::timeline::Recorder;
 
+/// How many times its usual overhead a monitor may need, where its memory is
+/// limited: one that translates code keeps what it has translated.
+const MONITOR_SLACK: u64 = 4;
 /// How long a machine may take to end after its agent has.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -104,19 +110,22 @@ impl Attempt<'_> {
                 .choose(blueprint.hypervisor.as_deref(), context)
                 .await?
         };
-        let run_dir = {
+        let (run_dir, cgroup) = {
             let _phase = self.recorder.begin("journal");
             let state = &self.shared.state;
-            let dir = open_journal(state, &blueprint.network, &blueprint.id, context).await?;
+            let (network, id) = (&blueprint.network, &blueprint.id);
+            let cgroup = self.plan_cgroup(context)?;
+            let dir = open_journal(state, network, id, cgroup.as_ref(), context).await?;
             let run_dir = dir.run_dir();
             site.set_dir(dir);
-            run_dir
+            (run_dir, self.make_cgroup(site, cgroup, context)?)
         };
         let announcement =
             Announcement::expect_at(&Blueprint::announcement_socket(&run_dir), context)?;
         let tree = SharedTree::new()
             .map_err(|e| context.share("cannot make the tree of shared directories", e))?;
-        let config = blueprint.machine(self.boot, run_dir, &tree);
+        let mut config = blueprint.machine(self.boot, run_dir, &tree);
+        config.cgroup = cgroup;
 
         // The image is read beside all else: what a damaged one booted meanwhile
         // has had no container in it, and is taken away.
@@ -146,6 +155,41 @@ impl Attempt<'_> {
             }
         };
         Ok(Ready { vm, agent, tree })
+    }
+
+    /// Where the sandbox's control group is, if it is to have one.
+    fn plan_cgroup(&self, context: &Context) -> Result<Option<cgroup::Plan>> {
+        let name = self.blueprint.cgroup.as_deref();
+        let plan = name.map(cgroup::Plan::new).transpose();
+        plan.map_err(|error| cgroup_error(context, error))
+    }
+
+    /// Makes the control group. A supervisor is in it, too; an embedder is not.
+    fn make_cgroup(
+        &self,
+        site: &mut Site,
+        plan: Option<cgroup::Plan>,
+        context: &Context,
+    ) -> Result<Vec<PathBuf>> {
+        let Some(plan) = plan else {
+            return Ok(Vec::new());
+        };
+        let failed = |error| cgroup_error(context, error);
+        let size = &self.blueprint.size;
+        let beside = plan::overhead(size)
+            .as_bytes()
+            .saturating_mul(MONITOR_SLACK);
+        let memory = size.max_memory.as_bytes().saturating_add(beside);
+        let limits = self.blueprint.host_limits.clone().memory(memory);
+        let mut made = plan.make(&limits).map_err(failed)?;
+        let entered = match self.blueprint.on_drop {
+            OnDrop::Detach => made.enter(),
+            OnDrop::Kill => Ok(()),
+        };
+        let procs = made.procs();
+        site.set_cgroup(made);
+        entered.map_err(failed)?;
+        Ok(procs)
     }
 
     /// Makes and boots the machine, and tells its guest what it is for.

@@ -7,6 +7,7 @@ use kata_hypervisor::{StopMode, Vm, VmExit};
 use kata_network::{Lease, Network, SetupRequest};
 use tokio::runtime::Handle;
 
+use crate::cgroup::{Cgroup, CgroupError, Plan};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::journal::{
     Claim, JournalError, Left, NetworkRecord, ProcessId, Record, SandboxDir, StateDir, Steps,
@@ -23,6 +24,7 @@ pub(crate) struct Site {
     /// Whether the directory stays until the id is free, for those who ask
     /// after a sandbox that has ended.
     stays: bool,
+    cgroup: Option<Cgroup>,
     network: Option<NetworkSetup>,
     vm: Option<Arc<dyn Vm>>,
     steps: Steps,
@@ -42,6 +44,7 @@ impl Site {
             reservation: Some(reservation),
             dir: None,
             stays,
+            cgroup: None,
             network: None,
             vm: None,
             runtime: Handle::current(),
@@ -65,6 +68,10 @@ impl Site {
         noted
             .map_err(|error| context.join(error))?
             .map_err(|error| journal_error(context, error))
+    }
+
+    pub(crate) fn set_cgroup(&mut self, cgroup: Cgroup) {
+        self.cgroup = Some(cgroup);
     }
 
     /// The places that network and machine are to be noted in, side by side.
@@ -104,6 +111,9 @@ impl Site {
                     dir.leave();
                 }
             }
+        }
+        if let Some(Err(error)) = self.cgroup.take().map(Cgroup::remove) {
+            failures.push(cgroup_error(&context, error));
         }
         let removed = match &self.dir {
             Some(dir) if self.stays => dir.remove_run_dir(),
@@ -153,6 +163,7 @@ impl NetworkPlace<'_> {
 impl Drop for Site {
     fn drop(&mut self) {
         self.vm = None; // kills it
+        self.cgroup = None;
         let Some(NetworkSetup(network)) = self.network.take() else {
             return;
         };
@@ -182,13 +193,15 @@ pub(crate) async fn open_journal(
     state: &StateDir,
     network: &Arc<dyn Network>,
     id: &str,
+    cgroup: Option<&Plan>,
     context: &Context,
 ) -> Result<SandboxDir> {
     let to_tear_down = (!network.leaves_nothing()).then(|| NetworkRecord {
         name: network.name().to_owned(),
         description: network.description(),
     });
-    let record = Record::new(id, to_tear_down);
+    let mut record = Record::new(id, to_tear_down);
+    record.cgroups = cgroup.map(Plan::missing).unwrap_or_default().to_vec();
     loop {
         let (state, record) = (state.clone(), record.clone());
         let claimed = tokio::task::spawn_blocking(move || state.claim(&record)).await;
@@ -236,6 +249,25 @@ pub(crate) fn noted_network(
     };
     // Two networks of one name may differ: the description is exact.
     described().or_else(|| (noted.name == own.name()).then(|| Arc::clone(own)))
+}
+
+pub(super) fn cgroup_error(context: &Context, error: CgroupError) -> Error {
+    let kind = match &error {
+        CgroupError::Path { .. } => ErrorKind::InvalidConfig,
+        CgroupError::None => ErrorKind::Unsupported,
+        CgroupError::Io { source, .. } => ErrorKind::of_io(source),
+    };
+    let reason = error.to_string();
+    let error = match error {
+        CgroupError::Io { source, .. } => context.error(kind, reason).caused_by(source),
+        _ => context.error(kind, reason),
+    };
+    let error = error.during("control group");
+    match kind {
+        ErrorKind::Denied => error
+            .with_remedy("run as root, or name a control group that this user may make groups in"),
+        _ => error,
+    }
 }
 
 pub(crate) fn journal_error(context: &Context, error: JournalError) -> Error {

@@ -17,15 +17,10 @@ pub(super) fn undo(directory: &Path, record: &Record) -> Result<()> {
             .end(DYING)
             .map_err(JournalError::io("end the monitor of", directory))?;
     }
-    for cgroup in record.cgroups.iter().rev() {
-        match std::fs::remove_dir(cgroup) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(JournalError::io("remove the control group", cgroup)(source));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    let removed = crate::cgroup::remove(&record.cgroups);
+    removed.map_err(|error| {
+        JournalError::io("remove the control group of", directory)(io::Error::other(error))
+    })
 }
 
 /// Removes a directory, if it is there.
