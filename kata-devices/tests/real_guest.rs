@@ -7,6 +7,8 @@
 
 #[path = "guest/mod.rs"]
 mod guest;
+#[path = "guest/hardware.rs"]
+mod hardware;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -49,7 +51,15 @@ impl Machine {
         ];
         // Not there yet: refused, not left hanging.
         assert_eq!(dial_raw(&vsock.socket, 7).unwrap_err(), "closed");
-        let guest = Guest::boot(kernel, dir.path(), &at("fs-vhost"), &at("vsock-vhost"));
+        let mut devices =
+            guest::vhost_user("vhost-user-fs-device,tag=kataShared", "fs", &at("fs-vhost"))
+                .to_vec();
+        devices.extend(guest::vhost_user(
+            "vhost-user-vsock-device",
+            "vs",
+            &at("vsock-vhost"),
+        ));
+        let guest = Guest::boot(kernel, dir.path(), &devices);
         Self {
             guest,
             tree,

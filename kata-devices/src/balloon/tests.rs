@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Balloon, BalloonConfig};
-use crate::testing::{MmioDriver, SECOND_REGION, WRITE};
+use crate::testing::{Buffer, MmioDriver, SECOND_REGION, WRITE};
 use crate::virtio::ThreadStart;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ fn balloon(features: u64) -> (MmioDriver, Balloon) {
     (driver, balloon)
 }
 
-fn offer(driver: &mut MmioDriver, queue: usize, buffers: &[(u64, u32, u16)]) {
+fn offer(driver: &mut MmioDriver, queue: usize, buffers: &[Buffer]) {
     driver.queues[queue].send(0, buffers);
     driver.queues[queue].kick(1);
 }

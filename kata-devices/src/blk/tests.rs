@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::{BlkConfig, IoEngine};
 use crate::rate::Rate;
-use crate::testing::{MmioDriver, NEXT, SECOND_REGION, TABLE, WRITE};
+use crate::testing::{Buffer, MmioDriver, NEXT, SECOND_REGION, TABLE, WRITE};
 use crate::virtio::ThreadStart;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ impl Disk {
     }
 
     /// A request with these data buffers; gives status and written bytes.
-    fn request(&mut self, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> (u8, u32) {
+    fn request(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> (u8, u32) {
         let header = self.header(kind, sector);
         let status = self.driver.arena.place(&[0xaa]);
         let mut chain = vec![(header, 16, 0)];
@@ -253,7 +253,7 @@ fn a_read_only_disk_is_not_written() {
 fn chains_without_a_place_for_an_answer_break_the_device_until_it_is_reset() {
     for mut disk in disks() {
         let header = disk.header(0, 0);
-        let bad: [&[(u64, u32, u16)]; 6] = [
+        let bad: [&[Buffer]; 6] = [
             &[(header, 16, 0)],
             &[(header, 16, 0), (0x5000, 0, WRITE)],
             &[(header, 15, 0), (0x5000, 1, WRITE)],

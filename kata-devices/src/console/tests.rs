@@ -1,8 +1,4 @@
 //! A console through real rings on virtio-mmio.
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "the numbers of a test are small"
-)]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::ConsoleConfig;
-use crate::testing::{MmioDriver, WRITE};
+use crate::testing::{Buffer, MmioDriver, WRITE};
 use crate::virtio::ThreadStart;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +36,7 @@ fn console() -> Console {
     }
 }
 
-fn offer(driver: &mut MmioDriver, queue: usize, first: u16, buffers: &[(u64, u32, u16)]) {
+fn offer(driver: &mut MmioDriver, queue: usize, first: u16, buffers: &[Buffer]) {
     driver.queues[queue].send(first, buffers);
     driver.queues[queue].kick(1);
 }
@@ -70,7 +66,7 @@ fn both_sides_hear_each_other() {
 #[test]
 fn nothing_is_lost_when_the_host_reads_late() {
     let mut console = console();
-    let text: Vec<u8> = (0..200_000).map(|at| (at % 251) as u8).collect();
+    let text: Vec<u8> = (0..=250).cycle().take(200_000).collect();
     let at = console.driver.arena.place(&text);
     for part in 0..20u16 {
         let from = at + 10_000 * u64::from(part);
@@ -123,7 +119,7 @@ fn a_file_takes_output_and_emergencies() {
 #[test]
 fn chains_that_are_none_break_the_console_until_it_is_reset() {
     let mut console = console();
-    let bad: [(usize, &[(u64, u32, u16)]); 3] = [
+    let bad: [(usize, &[Buffer]); 3] = [
         (TX, &[(0x5000, 10, WRITE)]),
         (TX, &[(u64::MAX - 1, 10, 0)]),
         (RX, &[(0x5000, 10, 0)]),

@@ -338,6 +338,11 @@ impl Driven for Net {
         self.config.clone()
     }
 
+    fn serves_config(&self) -> bool {
+        // Front ends have addresses and links of their own.
+        false
+    }
+
     fn served_queues(&self) -> usize {
         // The control queue is the front end's.
         2 * self.pairs.len()

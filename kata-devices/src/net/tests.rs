@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::{Link, MacAddress, NetConfig, Tap};
 use crate::rate::Rate;
-use crate::testing::{MmioDriver, NEXT, WRITE};
+use crate::testing::{Buffer, MmioDriver, NEXT, WRITE};
 use crate::virtio::ThreadStart;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ fn frame(length: usize, seed: u8) -> Vec<u8> {
 }
 
 impl Card {
-    fn offer(&mut self, queue: usize, first: u16, buffers: &[(u64, u32, u16)]) {
+    fn offer(&mut self, queue: usize, first: u16, buffers: &[Buffer]) {
         self.driver.queues[queue].send(first, buffers);
         self.driver.queues[queue].kick(1);
     }
@@ -225,7 +225,7 @@ fn frames_that_are_none_are_dropped_and_others_follow() {
 #[test]
 fn chains_that_are_none_break_the_card_until_it_is_reset() {
     let mut card = card_with(1, MERGEABLE, |_| {});
-    let bad: [(usize, &[(u64, u32, u16)]); 5] = [
+    let bad: [(usize, &[Buffer]); 5] = [
         (TX, &[(0x5000, 11, 0)]),
         (TX, &[(0x5000, 100, WRITE)]),
         (TX, &[(u64::MAX - 3, 100, 0)]),

@@ -19,4 +19,4 @@ mod ring;
 pub use memory::{Arena, SECOND_REGION};
 pub use mmio::{Line, MmioDriver};
 pub use pci::{BAR_ADDRESS, PciDriver, Vectors};
-pub use ring::{Descriptor, DriverQueue, NEXT, TABLE, WRITE};
+pub use ring::{Buffer, Descriptor, DriverQueue, NEXT, TABLE, WRITE};

@@ -14,6 +14,8 @@ use crate::virtio::{DeviceQueue, GuestMemory, Interrupt, Kick, VirtQueue};
 
 /// A descriptor: address, length, flags, next.
 pub type Descriptor = (u64, u32, u16, u16);
+/// A buffer of a chain: address, length, and `WRITE` or no flag.
+pub type Buffer = (u64, u32, u16);
 /// `VIRTQ_DESC_F_NEXT`.
 pub const NEXT: u16 = 1;
 /// `VIRTQ_DESC_F_WRITE`.
@@ -117,7 +119,7 @@ impl DriverQueue {
 
     /// Makes a chain of these buffers, linked in order from descriptor `first` on,
     /// and offers it. Flags are `WRITE` or none.
-    pub fn send(&mut self, first: u16, buffers: &[(u64, u32, u16)]) {
+    pub fn send(&mut self, first: u16, buffers: &[Buffer]) {
         for (index, (at, length, flags)) in (first..).zip(buffers) {
             let last = usize::from(index - first) + 1 == buffers.len();
             let (link, next) = if last { (0, 0) } else { (NEXT, index + 1) };

@@ -55,6 +55,8 @@ pub(super) struct Handler<B> {
     events: Arc<FrontEndEvents>,
     rings: Vec<Ring>,
     features: u64,
+    /// The front end enabled rings before it could; they are once it can.
+    early: bool,
 }
 
 /// The eventfd by which the front end wants to hear of used buffers.
@@ -76,6 +78,7 @@ impl<B: Driven> Handler<B> {
             events: Arc::default(),
             rings,
             features: 0,
+            early: false,
         }
     }
 
@@ -88,6 +91,12 @@ impl<B: Driven> Handler<B> {
         for index in 0..self.rings.len() {
             self.halt(index);
         }
+    }
+
+    /// The front end enabled a ring, of which the `vhost` crate does not tell which,
+    /// before it negotiated the right to.
+    pub(super) fn enabled_early(&mut self) {
+        self.early = true;
     }
 
     fn ring(&mut self, index: u32) -> Result<(usize, &mut Ring)> {
@@ -196,6 +205,7 @@ impl<B: Driven> VhostUserBackendReqHandlerMut for Handler<B> {
             return Err(refused("features that were not offered"));
         }
         let enable = features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
+        let enable = enable || std::mem::take(&mut self.early);
         let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         self.change_all(|handler| {
             handler.features = features;

@@ -167,6 +167,12 @@ impl<B: Driven> Worker<B> {
                 Ok(())
             }
             Err(ProtocolError::SocketRetry(_)) => Ok(()),
+            // QEMU enables the rings of a network card before it has negotiated
+            // that it may. The message was read whole, and needs no answer.
+            Err(ProtocolError::InactiveFeature(_)) => {
+                lock(&self.handler).enabled_early();
+                Ok(())
+            }
             Err(error) => Err(Ended::failed(
                 "serve the front end",
                 io::Error::other(error),

@@ -39,6 +39,16 @@ pub(crate) fn kernel() -> Option<PathBuf> {
     Some(kernel)
 }
 
+/// A vhost-user device of QEMU's: `name`, whose front end connects to `socket`.
+pub(crate) fn vhost_user(name: &str, id: &str, socket: &Path) -> [String; 4] {
+    [
+        "-chardev".to_owned(),
+        format!("socket,id={id},path={}", socket.display()),
+        "-device".to_owned(),
+        format!("{name},chardev={id}"),
+    ]
+}
+
 pub(crate) struct Guest {
     qemu: Child,
     console: ChildStdin,
@@ -46,8 +56,8 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Boots with the devices behind the vhost-user sockets `fs` and `vsock`.
-    pub(crate) fn boot(kernel: &Path, dir: &Path, fs: &Path, vsock: &Path) -> Self {
+    /// Boots with these devices, as arguments of QEMU.
+    pub(crate) fn boot(kernel: &Path, dir: &Path, devices: &[String]) -> Self {
         let initramfs = initramfs::build(dir);
         let mut qemu = Command::new("qemu-system-x86_64")
             .args([
@@ -73,13 +83,7 @@ impl Guest {
                 "-append",
                 "console=ttyS0 quiet panic=-1 reboot=t mitigations=off",
             ])
-            .args(["-chardev", &format!("socket,id=fs,path={}", fs.display())])
-            .args(["-device", "vhost-user-fs-device,chardev=fs,tag=kataShared"])
-            .args([
-                "-chardev",
-                &format!("socket,id=vs,path={}", vsock.display()),
-            ])
-            .args(["-device", "vhost-user-vsock-device,chardev=vs"])
+            .args(devices)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

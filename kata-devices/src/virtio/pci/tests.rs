@@ -174,7 +174,9 @@ fn a_queue_can_be_reset_and_used_again() {
 }
 
 #[derive(Default)]
-struct Moves(Mutex<Vec<(Slot, Option<u64>, Option<u64>)>>);
+struct Moves(Mutex<Vec<Move>>);
+
+type Move = (Slot, Option<u64>, Option<u64>);
 
 impl BarListener for Moves {
     fn moved(&self, slot: Slot, from: Option<u64>, to: Option<u64>) {
