@@ -43,7 +43,7 @@ pub struct Balloon {
 }
 
 impl Balloon {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let shared = Shared {
             numbers: Mutex::default(),
             changed: Event::new()?,

@@ -19,5 +19,7 @@ mod stats;
 mod tests;
 
 pub use config::BalloonConfig;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use device::Inflatable;
 pub use handle::Balloon;
 pub use stats::BalloonStats;

@@ -62,6 +62,11 @@ impl Arena {
         at
     }
 
+    /// Forgets all places; what is in the memory stays.
+    pub fn clear(&mut self) {
+        self.free = 0x2_0000;
+    }
+
     /// A place with `bytes` in it.
     pub fn place(&mut self, bytes: &[u8]) -> u64 {
         let at = self.allocate(bytes.len());

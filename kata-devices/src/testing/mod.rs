@@ -11,12 +11,18 @@
     reason = "a step that fails fails the test"
 )]
 
+mod hostile;
 mod memory;
 mod mmio;
 mod pci;
 mod ring;
+pub mod stepped;
+#[cfg(test)]
+mod tests;
 
+pub use hostile::play;
 pub use memory::{Arena, SECOND_REGION};
 pub use mmio::{Line, MmioDriver};
 pub use pci::{BAR_ADDRESS, PciDriver, Vectors};
 pub use ring::{Buffer, Descriptor, DriverQueue, NEXT, TABLE, WRITE};
+pub use stepped::{Stepped, Stepper};

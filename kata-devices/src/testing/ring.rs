@@ -63,11 +63,12 @@ impl DriverQueue {
     #[must_use]
     pub fn new(arena: &mut Arena, size: u16, event_idx: bool) -> Self {
         let entries = usize::from(size);
+        let mut zeroed = |length| arena.place(&vec![0; length]);
         Self {
             size,
-            descriptors: arena.allocate(16 * entries),
-            available: arena.allocate(6 + 2 * entries),
-            used: arena.allocate(6 + 8 * entries),
+            descriptors: zeroed(16 * entries),
+            available: zeroed(6 + 2 * entries),
+            used: zeroed(6 + 8 * entries),
             kick: Arc::new(Kick::new().unwrap()),
             call: Arc::new(Kick::new().unwrap()),
             event_idx,

@@ -72,6 +72,28 @@ impl<D: Driven> Hosted<D> {
         Ok(hosted)
     }
 
+    /// The same without a thread: the device works when it is told to.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn stepped(
+        make: impl FnOnce(&Arc<Epoll>) -> Result<D>,
+    ) -> Result<(Self, Arc<dyn Step>)> {
+        let epoll = Arc::new(Epoll::new().map_err(Error::host("make an epoll set"))?);
+        let device = make(&epoll)?;
+        let (kind, features, sizes) = (device.kind(), device.features(), device.queue_sizes());
+        let shared = Shared::new(device, epoll).map_err(Error::host("make an eventfd"))?;
+        // There is no thread that could have ended.
+        *lock(&shared.alive) = true;
+        let shared = Arc::new(shared);
+        let hosted = Self {
+            shared: Arc::clone(&shared),
+            thread: None,
+            kind,
+            features,
+            sizes,
+        };
+        Ok((hosted, shared))
+    }
+
     fn spawn(&mut self, name: &str, thread_start: ThreadStart) -> Result<()> {
         let life = Life::begin(&self.shared);
         let thread = std::thread::Builder::new()
@@ -88,6 +110,29 @@ impl<D: Driven> Hosted<D> {
             .map_err(Error::host(format!("start the thread {name}")))?;
         self.thread = Some(thread);
         Ok(())
+    }
+}
+
+/// A device that works when it is told to.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) trait Step: Send + Sync {
+    /// Does one round of work; `true` when there is more.
+    fn step(&self) -> bool;
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<D: Driven> Step for Shared<D> {
+    fn step(&self) -> bool {
+        let mut ready = Ready::new();
+        if let Err(error) = self.epoll.wait(&mut ready, Some(Instant::now())) {
+            log::error!(error:%; "cannot wait for events");
+            return false;
+        }
+        let device = &mut self.seat.lock().device;
+        for readiness in ready.iter().filter(|ready| ready.token != WAKE) {
+            device.handle(readiness);
+        }
+        device.proceed() | (ready.iter().next().is_some())
     }
 }
 

@@ -47,4 +47,6 @@ pub use state::{DeviceState, StateError, TransportState};
 pub(crate) use chain::{Chain, ChainError};
 pub(crate) use driven::Driven;
 pub(crate) use hosted::Hosted;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use hosted::Step;
 pub(crate) use queue::{MAX_SIZE, QUEUE_FEATURES, complete_and_notify};

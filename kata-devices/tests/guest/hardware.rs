@@ -182,7 +182,10 @@ fn talk_over_a_tap(kernel: &Path) {
     guest.ok("ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up");
     eprintln!("kata0 {:?}", server.ended());
     let _ = guest.run("ping -c 1 -W 2 10.9.0.1; ifconfig eth0; cat /proc/interrupts | grep virtio");
-    eprintln!("{}", std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    eprintln!(
+        "{}",
+        std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()
+    );
     let pings = guest.ok("ping -c 3 -W 20 10.9.0.1");
     assert!(pings.contains("3 packets received"), "{pings}");
 
