@@ -26,6 +26,13 @@ test: ## Run all tests; installs what is missing
 test-aarch64: ## Run the tests that boot arm64 machines, on x86_64 (Debian, root)
 	@.ci/aarch64
 
+test-nested: ## Run the tests that need KVM, in an emulated machine that has it
+	@.ci/setup test
+	@kernel=$$(.ci/guest minimal-kernel | tail -n 1) && \
+	    image=$$(.ci/guest image --kernel-minimal) && \
+	    KATA_TEST_KERNEL=$$kernel KATA_GUEST_IMAGE=$$image \
+	    KATA_BUSYBOX=$$(command -v busybox) .ci/nested/test
+
 image: ## Make a guest image and print its directory
 	@.ci/setup demo
 	@.ci/guest image $(KERNEL)

@@ -23,6 +23,18 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
     /// outlives the call; may take some hundred milliseconds, so ask once.
     async fn probe(&self) -> Probe;
 
+    /// What its machines may be able to do. Who chooses between hypervisors passes
+    /// over one that does not offer what is asked for; what a machine really can
+    /// do, [`Vm::features`] says. Everything, unless a backend knows better.
+    fn offers(&self) -> Features {
+        Features {
+            pause: true,
+            hotplug: true,
+            disks: true,
+            snapshot: true,
+        }
+    }
+
     /// Validates `config` and makes the machine, up to the point where its
     /// processors could run. On an error, or when the future is dropped,
     /// nothing is left behind.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kata_hypervisor::{Acceleration, Error as VmError, Finding, Hypervisor, Probe};
+use kata_hypervisor::{Acceleration, Error as VmError, Features, Finding, Hypervisor, Probe};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
@@ -43,16 +43,18 @@ impl Backends {
         }
     }
 
-    #[cfg(feature = "qemu")]
+    /// Of those that work equally well, the first is taken.
     fn built_in() -> Self {
+        #[cfg_attr(
+            not(any(feature = "kvm", feature = "qemu")),
+            expect(unused_mut, reason = "there is none to add")
+        )]
         let mut backends = Self::default();
+        #[cfg(feature = "kvm")]
+        backends.add(kata_hypervisor::kvm::Kvm::new());
+        #[cfg(feature = "qemu")]
         backends.add(kata_hypervisor::qemu::Qemu::default());
         backends
-    }
-
-    #[cfg(not(feature = "qemu"))]
-    fn built_in() -> Self {
-        Self::default()
     }
 
     pub(crate) fn names(&self) -> Vec<&'static str> {
@@ -67,7 +69,9 @@ impl Backends {
         let names = self.names();
         if names.is_empty() {
             let error = context.invalid("there is no hypervisor");
-            return Err(error.with_remedy("add one to the runtime, or enable the feature qemu"));
+            return Err(
+                error.with_remedy("add one to the runtime, or enable the feature qemu or kvm")
+            );
         }
         match wanted {
             Some(name) if !names.contains(&name) => {
@@ -92,10 +96,12 @@ impl Backends {
             .collect()
     }
 
-    /// The one of that name, or else the best that works here.
+    /// The one of that name, or else the best that works here and offers what is
+    /// needed.
     pub(crate) async fn choose(
         &self,
         wanted: Option<&str>,
+        needs: Needs,
         context: &Context,
     ) -> Result<Arc<dyn Hypervisor>> {
         self.check(wanted, context)?;
@@ -114,11 +120,30 @@ impl Backends {
             .iter()
             .zip(&self.0)
             .filter(|((_, probe), _)| probe.is_usable())
-            .min_by_key(|((_, probe), _)| rank(probe));
+            // What lacks something is taken where nothing has it, and says so.
+            .min_by_key(|((_, probe), backend)| {
+                let lacking = !needs.are_met_by(backend.hypervisor.offers());
+                (lacking, rank(probe))
+            });
         match best {
             Some((_, backend)) => Ok(Arc::clone(&backend.hypervisor)),
             None => Err(none_usable(&found, context)),
         }
+    }
+}
+
+/// What a sandbox needs that not every hypervisor has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    /// Its machine is to grow.
+    pub(crate) growth: bool,
+    /// Disks are to come and go.
+    pub(crate) disks: bool,
+}
+
+impl Needs {
+    fn are_met_by(self, offered: Features) -> bool {
+        (!self.growth || offered.hotplug) && (!self.disks || offered.disks)
     }
 }
 
@@ -193,7 +218,7 @@ mod tests {
     async fn chosen(backends: &Backends, wanted: Option<&str>) -> Result<&'static str> {
         let context = Context::new("start sandbox", "s");
         backends
-            .choose(wanted, &context)
+            .choose(wanted, Needs::default(), &context)
             .await
             .map(|chosen| chosen.name())
     }
@@ -219,6 +244,46 @@ mod tests {
             probes.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
             backends.names()
         );
+    }
+
+    /// Runs machines as they were made, fast.
+    #[derive(Debug)]
+    struct Rigid;
+
+    #[async_trait]
+    impl Hypervisor for Rigid {
+        fn name(&self) -> &'static str {
+            "rigid"
+        }
+
+        async fn probe(&self) -> Probe {
+            Fake("rigid", Some(Acceleration::Kvm)).probe().await
+        }
+
+        fn offers(&self) -> Features {
+            Features::default()
+        }
+
+        async fn create(&self, config: VmConfig) -> kata_hypervisor::Result<Box<dyn Vm>> {
+            Fake("rigid", None).create(config).await
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_lacks_what_is_needed_is_passed_over() {
+        let mut backends = Backends::default();
+        backends.add(Rigid);
+        backends.add(Fake("slow", Some(Acceleration::Emulation)));
+        let context = Context::new("start sandbox", "s");
+        for (growth, disks, expected) in [
+            (false, false, "rigid"),
+            (true, false, "slow"),
+            (false, true, "slow"),
+        ] {
+            let needs = Needs { growth, disks };
+            let chosen = backends.choose(None, needs, &context).await.unwrap();
+            assert_eq!(chosen.name(), expected);
+        }
     }
 
     #[tokio::test]

@@ -170,7 +170,8 @@ impl Runtime {
 impl RuntimeBuilder {
     /// Adds a hypervisor. Of several, a sandbox takes the best that works on
     /// this host, unless it names one; of equals, the first that was added.
-    /// With none added, there is QEMU (feature `qemu`).
+    /// With none added, there are the monitor in this process (feature `kvm`), which
+    /// is preferred where KVM runs stock kernels, and QEMU (feature `qemu`).
     #[must_use]
     pub fn hypervisor(mut self, hypervisor: impl Hypervisor) -> Self {
         self.backends.add(hypervisor);

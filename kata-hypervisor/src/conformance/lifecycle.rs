@@ -13,6 +13,14 @@ use crate::vm::{StopMode, VmExit};
 pub async fn a_machine_boots_and_is_accounted_for(subject: &Subject) {
     let machine = Machine::boot(subject).await;
     assert_eq!(machine.echo(b"hello").await, b"hello");
+    let (has, offered) = (machine.features(), subject.hypervisor.offers());
+    assert!(
+        (!has.pause || offered.pause)
+            && (!has.hotplug || offered.hotplug)
+            && (!has.disks || offered.disks)
+            && (!has.snapshot || offered.snapshot),
+        "{has:?} is more than {offered:?}"
+    );
     let phases = machine.phases();
     assert!(!phases.is_empty(), "a machine that booted has a timeline");
     assert!(

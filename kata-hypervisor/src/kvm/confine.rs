@@ -55,7 +55,9 @@ impl Filter {
     /// For the thread of a processor.
     pub(super) fn vcpu() -> Result<Self> {
         let mut rules = allow(COMMON.iter().chain(ACTIVATION));
-        let requests = KVM_REQUESTS.iter().map(|&request| only(1, request));
+        // A driver that starts a network device chooses its offloads.
+        let requests = KVM_REQUESTS.iter().copied().chain([libc::TUNSETOFFLOAD]);
+        let requests = requests.map(|request| only(1, request));
         rules.push((libc::SYS_ioctl, requests.collect()));
         // Kicks of the other processors, and of nobody else's.
         let own = u64::from(
@@ -110,10 +112,18 @@ impl Filter {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_poll,
         ];
-        // Of the requests, only `FIONBIO`, `FIONREAD`, and those that discard or
-        // clear a block device's range.
+        // Of the requests, only `FIONBIO`, `FIONREAD`, those that discard or
+        // clear a block device's range, and those of a tap's queues.
+        const REQUESTS: [u64; 6] = [
+            0x5421,
+            0x541b,
+            0x1277,
+            0x127f,
+            libc::TUNSETOFFLOAD,
+            libc::TUNSETQUEUE,
+        ];
         let mut rules = allow(COMMON.iter().chain(IO));
-        let requests = [0x5421, 0x541b, 0x1277, 0x127f].map(|request| only(1, request));
+        let requests = REQUESTS.map(|request| only(1, request));
         rules.push((libc::SYS_ioctl, requests.to_vec()));
         Self::compile(rules)
     }

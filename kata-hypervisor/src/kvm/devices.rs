@@ -1,9 +1,11 @@
 //! The virtio devices of a machine, and how they are wired.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use kata_devices::blk::BlkConfig;
+use kata_devices::net::{Link, MacAddress, NetConfig, Tap};
 use kata_devices::rng::RngConfig;
 use kata_devices::virtio::mmio::MmioTransport;
 use kata_devices::virtio::{Kick, ThreadStart, VirtioDevice};
@@ -14,7 +16,9 @@ use super::NAME;
 use super::bus::{Bus, MmioDevice};
 use super::eventfd::duplicate;
 use crate::config::Devices;
+use crate::disk::DiskConfig;
 use crate::error::{Error, Result};
+use crate::nic::{NicBackend, NicConfig};
 
 /// Where a device is: its registers, and its interrupt line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,9 @@ impl MmioDevice for MmioTransport {
 /// Makes the devices of a description, in the order in which the guest finds
 /// them.
 pub(super) fn make(devices: &Devices, start: &ThreadStart) -> Result<Vec<Box<dyn VirtioDevice>>> {
-    refuse_unsupported(devices)?;
+    if devices.spare_disks > 0 {
+        return unsupported("attaching disks to a running machine");
+    }
     let failed = |device: &'static str| move |source| Error::Device { device, source };
     let mut made = Vec::new();
     if let Some(vsock) = &devices.vsock {
@@ -87,6 +93,12 @@ pub(super) fn make(devices: &Devices, start: &ThreadStart) -> Result<Vec<Box<dyn
     for filesystem in &devices.filesystems {
         made.push(filesystem.device(start).map_err(failed("virtio-fs"))?);
     }
+    for disk in &devices.disks {
+        made.push(blk(disk).device(start).map_err(failed("disk"))?);
+    }
+    for nic in &devices.nics {
+        made.push(net(nic)?.device(start).map_err(failed("network"))?);
+    }
     if devices.rng {
         let rng = RngConfig::default();
         made.push(rng.device(start).map_err(failed("entropy"))?);
@@ -94,23 +106,45 @@ pub(super) fn make(devices: &Devices, start: &ThreadStart) -> Result<Vec<Box<dyn
     Ok(made)
 }
 
-fn refuse_unsupported(devices: &Devices) -> Result<()> {
-    let unsupported = |operation| {
-        Err(Error::Unsupported {
-            backend: NAME,
-            operation,
+fn unsupported<T>(operation: &'static str) -> Result<T> {
+    Err(Error::Unsupported {
+        backend: NAME,
+        operation,
+    })
+}
+
+fn blk(disk: &DiskConfig) -> BlkConfig {
+    BlkConfig {
+        read_only: disk.read_only,
+        serial: disk.id.clone(),
+        ..BlkConfig::new(&disk.path)
+    }
+}
+
+fn net(nic: &NicConfig) -> Result<NetConfig> {
+    let duplicate = |fd: &OwnedFd| {
+        fd.try_clone().map_err(|source| Error::Host {
+            operation: "duplicate the descriptor of a network device".to_owned(),
+            source,
         })
     };
-    if !devices.disks.is_empty() {
-        return unsupported("disks");
-    }
-    if devices.spare_disks > 0 {
-        return unsupported("attaching disks to a running machine");
-    }
-    if !devices.nics.is_empty() {
-        return unsupported("network devices");
-    }
-    Ok(())
+    let link = match &nic.backend {
+        NicBackend::Tap(queues) => {
+            let queues: Result<Vec<_>> = queues.iter().map(|fd| duplicate(fd)).collect();
+            let tap = Tap::from_queues(queues?).map_err(|source| Error::Device {
+                device: "network",
+                source,
+            })?;
+            Link::Tap(tap)
+        }
+        NicBackend::Stream(fd) => Link::Stream(duplicate(fd)?),
+        NicBackend::VhostUser { .. } => return unsupported("vhost-user network devices"),
+    };
+    Ok(NetConfig {
+        mac: Some(MacAddress(nic.mac)),
+        mtu: u16::try_from(nic.mtu).ok(),
+        ..NetConfig::new(link)
+    })
 }
 
 /// Puts a device in its place on the bus. Kicks reach it without an exit, and

@@ -51,7 +51,7 @@ use crate::config::VmConfig;
 use crate::error::Result;
 use crate::kernel::Known;
 use crate::probe::Probe;
-use crate::vm::{Hypervisor, Vm};
+use crate::vm::{Features, Hypervisor, Vm};
 
 use settings::Settings;
 pub use settings::{CpuModel, Guests, MemoryBacking, Nesting, PageSize};
@@ -162,6 +162,13 @@ impl Hypervisor for Kvm {
         match self.facts().await {
             Ok(probe) => probe.clone(),
             Err(probe) => probe,
+        }
+    }
+
+    fn offers(&self) -> Features {
+        Features {
+            pause: true,
+            ..Features::default()
         }
     }
 

@@ -22,6 +22,7 @@ use super::connect::{self, Announcement};
 use super::site::{Site, cgroup_error, open_journal};
 use super::{Engine, Parts};
 use super::{guest_setup, nics};
+use crate::backends::Needs;
 use crate::builder::OnDrop;
 use crate::cgroup;
 use crate::error::{Context, ErrorKind, Result};
@@ -105,9 +106,13 @@ impl Attempt<'_> {
         let blueprint = self.blueprint;
         let hypervisor = {
             let _phase = self.recorder.begin("choose hypervisor");
+            let needs = Needs {
+                growth: blueprint.size.grows(),
+                disks: blueprint.spare_disks > 0,
+            };
             self.shared
                 .backends
-                .choose(blueprint.hypervisor.as_deref(), context)
+                .choose(blueprint.hypervisor.as_deref(), needs, context)
                 .await?
         };
         let (run_dir, cgroup) = {
