@@ -18,6 +18,9 @@ use crate::stdio::{PtySize, StdioMode};
 
 /// Something that can be asked of a sandbox, wherever its engine is.
 pub(crate) trait Operation: Into<Request> + Send + 'static {
+    /// What errors call it.
+    const NAME: &'static str;
+
     /// What it comes to.
     type Reply: Reply;
 
@@ -82,6 +85,8 @@ pub(crate) struct Create {
 }
 
 impl Operation for Create {
+    const NAME: &'static str = "create container";
+
     type Reply = Arc<ContainerFace>;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -97,6 +102,8 @@ pub(crate) struct Delete {
 }
 
 impl Operation for Delete {
+    const NAME: &'static str = "delete container";
+
     type Reply = Option<Exit>;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -114,10 +121,12 @@ pub(crate) struct Start {
 }
 
 impl Operation for Start {
+    const NAME: &'static str = "start container";
+
     type Reply = Streams;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "start container")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         engine.start_container(&record).await
     }
 }
@@ -129,10 +138,12 @@ pub(crate) struct Attach {
 }
 
 impl Operation for Attach {
+    const NAME: &'static str = "attach to container";
+
     type Reply = Streams;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "attach to container")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         engine.attach_container(&record).await
     }
 }
@@ -147,10 +158,12 @@ pub(crate) struct Execute {
 }
 
 impl Operation for Execute {
+    const NAME: &'static str = "execute in container";
+
     type Reply = Executed;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "execute in container")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         let running = engine.exec(&record, *self.process, self.user, self.stdio);
         let (process, streams) = running.await?;
         Ok(Executed {
@@ -169,13 +182,14 @@ pub(crate) struct Find {
 }
 
 impl Operation for Find {
+    const NAME: &'static str = "find process of";
+
     type Reply = (ContainerKey, Arc<ProcessFace>);
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        const NAME: &str = "find process of";
-        let record = find(engine, &self.container, NAME)?;
+        let record = find(engine, &self.container, Self::NAME)?;
         let process = record.executed(&self.exec_id).ok_or_else(|| {
-            let context = engine.container_context(NAME, &self.container.id);
+            let context = engine.container_context(Self::NAME, &self.container.id);
             let shown = crate::id::shown(&self.exec_id);
             let reason = format!("no process {shown} is known of it");
             context.error(ErrorKind::NotFound, reason)
@@ -205,10 +219,12 @@ pub(crate) enum Recipient {
 }
 
 impl Operation for SendSignal {
+    const NAME: &'static str = "signal";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let (record, signal) = (find(engine, &self.container, "signal")?, self.signal);
+        let (record, signal) = (find(engine, &self.container, Self::NAME)?, self.signal);
         match self.to {
             Recipient::First => record.send_signal(engine, signal, false).await,
             Recipient::All => record.send_signal(engine, signal, true).await,
@@ -225,15 +241,12 @@ pub(crate) struct SetContainerPaused {
 }
 
 impl Operation for SetContainerPaused {
+    const NAME: &'static str = "pause or resume container";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let name = if self.paused {
-            "pause container"
-        } else {
-            "resume container"
-        };
-        let record = find(engine, &self.container, name)?;
+        let record = find(engine, &self.container, Self::NAME)?;
         engine.set_container_paused(&record, self.paused).await
     }
 }
@@ -249,10 +262,12 @@ pub(crate) struct ResizeTerminal {
 }
 
 impl Operation for ResizeTerminal {
+    const NAME: &'static str = "resize terminal";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "resize terminal")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         let process = ProcessFace::new(self.exec_id, self.terminal);
         engine.resize_terminal(&record, &process, self.size).await
     }
@@ -266,10 +281,12 @@ pub(crate) struct Update {
 }
 
 impl Operation for Update {
+    const NAME: &'static str = "update container";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "update container")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         engine.update_container(&record, &self.resources).await
     }
 }
@@ -281,10 +298,12 @@ pub(crate) struct ContainerUsage {
 }
 
 impl Operation for ContainerUsage {
+    const NAME: &'static str = "take stats of container";
+
     type Reply = ContainerStats;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "take stats of container")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         engine.container_stats(&record).await
     }
 }
@@ -296,10 +315,12 @@ pub(crate) struct Processes {
 }
 
 impl Operation for Processes {
+    const NAME: &'static str = "list processes of container";
+
     type Reply = Vec<ProcessInfo>;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
-        let record = find(engine, &self.container, "list processes of container")?;
+        let record = find(engine, &self.container, Self::NAME)?;
         engine.container_processes(&record).await
     }
 }
@@ -311,6 +332,8 @@ pub(crate) struct SetPaused {
 }
 
 impl Operation for SetPaused {
+    const NAME: &'static str = "pause or resume sandbox";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -326,6 +349,8 @@ pub(crate) struct Resize {
 }
 
 impl Operation for Resize {
+    const NAME: &'static str = "resize sandbox";
+
     type Reply = (u32, MemorySize);
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -338,6 +363,8 @@ impl Operation for Resize {
 pub(crate) struct Usage {}
 
 impl Operation for Usage {
+    const NAME: &'static str = "take stats of sandbox";
+
     type Reply = SandboxStats;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -350,6 +377,8 @@ impl Operation for Usage {
 pub(crate) struct Console {}
 
 impl Operation for Console {
+    const NAME: &'static str = "read console of sandbox";
+
     type Reply = Vec<u8>;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -364,6 +393,8 @@ pub(crate) struct Dial {
 }
 
 impl Operation for Dial {
+    const NAME: &'static str = "dial into sandbox";
+
     type Reply = GuestStream;
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -381,6 +412,8 @@ pub(crate) struct Stop {
 const ENDING: Duration = Duration::from_secs(60);
 
 impl Operation for Stop {
+    const NAME: &'static str = "stop sandbox";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
@@ -397,6 +430,8 @@ impl Operation for Stop {
 pub(crate) struct DeleteSandbox {}
 
 impl Operation for DeleteSandbox {
+    const NAME: &'static str = "delete sandbox";
+
     type Reply = ();
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::error::Result;
 use crate::home::Packet;
 
-/// What is to be done with an answer.
-pub(super) type Waiting<L> = Box<dyn FnOnce(&L, Result<Packet>) + Send>;
+/// What is to be done with an answer, or with `None` when there will be none.
+pub(super) type Waiting<L> = Box<dyn FnOnce(&L, Option<Result<Packet>>) + Send>;
 
 /// Questions by number. `L` is whoever hears the answers.
 pub(super) struct Calls<L>(Mutex<State<L>>);

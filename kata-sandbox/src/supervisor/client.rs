@@ -99,7 +99,8 @@ impl Client {
             Ok(answer) => answer,
             Err(_) => {
                 let reason = format!("it did not answer within {} ms", limit.as_millis());
-                Err(self.link.context().error(ErrorKind::Timeout, reason))
+                let context = self.link.context(O::NAME);
+                Err(context.error(ErrorKind::Timeout, reason))
             }
         }
     }
@@ -132,6 +133,7 @@ impl Drop for Client {
 struct Asked<R: Reply> {
     link: Arc<Link>,
     number: u64,
+    name: &'static str,
     answer: oneshot::Receiver<Result<R>>,
     answered: bool,
 }
@@ -140,25 +142,27 @@ impl<R: Reply> Asked<R> {
     fn new<O: Operation<Reply = R>>(link: &Arc<Link>, operation: O) -> Result<Self> {
         let (sender, answer) = oneshot::channel();
         let number = link.calls.enter(Box::new(move |link: &Link, packet| {
+            let packet = packet.unwrap_or_else(|| Err(link.gone(O::NAME)));
             let answer = packet.and_then(|packet: Packet| {
-                R::unpack(packet, &link.mirror).map_err(|error| link.nonsense(error))
+                R::unpack(packet, &link.mirror).map_err(|error| link.nonsense(O::NAME, error))
             });
             if let Err(Ok(unwanted)) = sender.send(answer) {
                 link.undo(unwanted);
             }
         }));
-        let number = number.ok_or_else(|| link.gone())?;
+        let number = number.ok_or_else(|| link.gone(O::NAME))?;
         let request = operation.into();
         let asked = Self {
             link: Arc::clone(link),
             number,
+            name: O::NAME,
             answer,
             answered: false,
         };
         if let Err(error) = link.say(&Call::Ask { number, request }) {
             link.calls.take(number);
             let what = "the request cannot be sent";
-            return Err(link.context().io(what, error));
+            return Err(link.context(O::NAME).io(what, error));
         }
         Ok(asked)
     }
@@ -166,7 +170,7 @@ impl<R: Reply> Asked<R> {
     async fn answer(&mut self) -> Result<R> {
         let answer = (&mut self.answer).await;
         self.answered = true;
-        answer.unwrap_or_else(|_| Err(self.link.gone()))
+        answer.unwrap_or_else(|_| Err(self.link.gone(self.name)))
     }
 }
 
@@ -188,23 +192,23 @@ impl<R: Reply> Drop for Asked<R> {
 }
 
 impl Link {
-    fn context(&self) -> Context {
-        Context::new("ask supervisor of", &*self.face.id)
+    fn context(&self, operation: &'static str) -> Context {
+        Context::new(operation, &*self.face.id)
     }
 
     /// The error of what a sandbox without its supervisor can no longer do.
-    fn gone(&self) -> Error {
+    fn gone(&self, operation: &'static str) -> Error {
         let reason = match self.face.exit() {
             Some(exit) => exit.to_string(),
             None => "the connection has ended".to_owned(),
         };
-        let error = self.context().error(ErrorKind::GuestLost, reason);
+        let error = self.context(operation).error(ErrorKind::GuestLost, reason);
         error.with_remedy("Runtime::recover removes what is left of it")
     }
 
-    fn nonsense(&self, error: impl Into<crate::error::Source>) -> Error {
+    fn nonsense(&self, operation: &'static str, error: impl Into<crate::error::Source>) -> Error {
         let reason = "its answer makes no sense";
-        self.context()
+        self.context(operation)
             .error(ErrorKind::Protocol, reason)
             .caused_by(error)
     }
@@ -244,7 +248,7 @@ impl Link {
                         descriptors: frame.descriptors,
                         watch: None,
                     });
-                    waiting(self, packet.map_err(Error::from));
+                    waiting(self, Some(packet.map_err(Error::from)));
                 }
             }
             Word::Event {
@@ -290,7 +294,7 @@ impl Link {
         self.face.note_exit(SandboxExit::SupervisorLost { reason });
         let lost = self.mirror.lose();
         for waiting in self.calls.close() {
-            waiting(self, Err(self.gone()));
+            waiting(self, None);
         }
         if was_known {
             return;

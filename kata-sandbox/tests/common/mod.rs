@@ -6,6 +6,7 @@
     reason = "which part is unused differs by file"
 )]
 
+pub(crate) mod detached;
 pub(crate) mod fake;
 pub(crate) mod image;
 pub(crate) mod leftovers;

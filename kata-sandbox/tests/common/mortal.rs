@@ -87,7 +87,8 @@ impl Network for Traces {
     }
 }
 
-/// Every process that has to do with this directory, by id.
+/// Every process that has to do with this directory, by id: it is named in its
+/// arguments, or among what it has open.
 pub(crate) fn processes_of(directory: &Path) -> std::collections::BTreeMap<u32, String> {
     let needle = directory.display().to_string();
     let own = std::process::id();
@@ -98,7 +99,13 @@ pub(crate) fn processes_of(directory: &Path) -> std::collections::BTreeMap<u32, 
         };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if pid != own && line.contains(&needle) {
+        let open = std::fs::read_dir(entry.path().join("fd"));
+        let mut open = open.into_iter().flatten().flatten();
+        // A supervisor is known by the lock that it holds.
+        let holds = open.any(|file| {
+            std::fs::read_link(file.path()).is_ok_and(|name| name.starts_with(directory))
+        });
+        if pid != own && (line.contains(&needle) || holds) {
             found.insert(pid, line);
         }
     }
