@@ -56,8 +56,9 @@ pub(crate) struct Record {
     pub(crate) guest_id: String,
     /// Whether the sandbox was made for it, and ends with it.
     pub(crate) owns_sandbox: bool,
-    /// Whether its processes have a terminal.
-    pub(crate) terminal: bool,
+    /// Whether hooks are to be run when it is gone.
+    #[serde(default)]
+    pub(crate) poststop: bool,
     pub(crate) uid: u32,
 }
 
@@ -161,7 +162,7 @@ pub(crate) mod tests {
             sandbox: "c1".into(),
             guest_id: "c1".into(),
             owns_sandbox: true,
-            terminal: false,
+            poststop: false,
             uid: 0,
         }
     }

@@ -156,9 +156,17 @@ fn describe(root: &Root, id: &str, bundle: &Bundle) -> Result<Record> {
         sandbox,
         guest_id: own,
         owns_sandbox,
-        terminal: bundle.terminal(),
+        poststop: has_poststop(spec),
         uid: rustix::process::geteuid().as_raw(),
     })
+}
+
+fn has_poststop(spec: &oci::Spec) -> bool {
+    let hooks = spec
+        .hooks()
+        .as_ref()
+        .and_then(|hooks| hooks.poststop().as_ref());
+    hooks.is_some_and(|hooks| !hooks.is_empty())
 }
 
 /// The sandbox of a pod's first container.

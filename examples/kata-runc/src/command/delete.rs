@@ -46,7 +46,12 @@ pub(super) async fn force(globals: &Globals, locked: Locked) -> Result<()> {
         directory, record, ..
     } = &locked;
     match client::sandbox(globals, record).await? {
-        Some(sandbox) if record.owns_sandbox => sandbox.delete().await?,
+        Some(sandbox) if record.owns_sandbox => {
+            if record.poststop {
+                delete_container(&sandbox, record).await?;
+            }
+            sandbox.delete().await?;
+        }
         Some(sandbox) => delete_container(&sandbox, record).await?,
         // What its supervisor left on the host when it was killed.
         None => drop(client::runtime(globals)?.recover().await?),

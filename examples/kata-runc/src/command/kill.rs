@@ -8,6 +8,10 @@ use crate::failure::{Failure, Result};
 use crate::root::Root;
 use crate::state::{Record, Status};
 
+/// Signals that end a process that has not been started: `HUP`, `INT`, `QUIT`,
+/// `KILL`, `TERM`.
+const ENDING: [i32; 5] = [1, 2, 3, 9, 15];
+
 /// Signals by their names, without `SIG`.
 const NAMES: [(&str, i32); 34] = [
     ("HUP", 1),
@@ -69,8 +73,25 @@ pub(crate) fn kill(globals: &Globals, arguments: &Arguments) -> Result<u8> {
     if !(1..=64).contains(&signal) {
         return Err(Failure::new("unable to signal init: invalid argument"));
     }
+    if record.status() == Status::Created && ENDING.contains(&signal) {
+        let locked = Root::open(&globals.root)?.lock(&record.id)?;
+        // Unless it was started since.
+        if locked.record.status() == Status::Created {
+            client::block_on(end_created(globals, &locked.record))??;
+            return Ok(0);
+        }
+    }
     client::block_on(send(globals, &record, Signal(signal), all))??;
     Ok(0)
+}
+
+/// Ends a container whose program has not been started: there is no process yet
+/// that a signal could reach.
+async fn end_created(globals: &Globals, record: &Record) -> Result<()> {
+    if let Some(container) = client::container(globals, record).await? {
+        container.delete().await?;
+    }
+    Ok(())
 }
 
 async fn send(globals: &Globals, record: &Record, signal: Signal, all: bool) -> Result<()> {

@@ -72,7 +72,7 @@ fn rootless() -> Result<String> {
 /// Without the host's network, sysfs must be the host's; without other groups,
 /// there is none for terminals.
 fn rootless_mount(mount: &mut Value) {
-    if let Some(options) = mount["options"].as_array_mut() {
+    if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
         options.retain(|option| !option.as_str().is_some_and(|it| it.starts_with("gid=")));
     }
     if mount["type"] == "sysfs" {

@@ -140,7 +140,10 @@ async fn begin(order: Order) -> Result<(Process, Option<Container>)> {
             spec,
         } => {
             let own = Rootfs::Dir(rootfs.clone());
-            let made = ContainerSpec::from_oci(&bundle, (*spec).clone(), own).stdio(stdio);
+            let made = ContainerSpec::from_oci(&bundle, (*spec).clone(), own)
+                .stdio(stdio)
+                .allow_host_hooks()
+                .host_pid(std::process::id());
             let container = sandbox.container(&order.container, made).await?;
             let process = container.attach().await?;
             // From here on there are only descriptors, no paths of the host.
