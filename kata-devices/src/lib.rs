@@ -30,6 +30,7 @@ pub mod pci;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vhost;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vsock;

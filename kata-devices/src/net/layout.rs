@@ -51,6 +51,11 @@ pub(super) fn offered(offloads: bool, mac: bool, mtu: bool, pairs: u16) -> u64 {
     bits.iter().fold(QUEUE_FEATURES, |all, bit| all | 1 << bit)
 }
 
+/// The features of a card over a tap that has an address and no control queue.
+pub(crate) fn offered_without_control() -> u64 {
+    offered(true, true, false, 1) & !(1 << b::VIRTIO_NET_F_CTRL_VQ)
+}
+
 /// What a tap may leave to a guest that chose `features` (`TUNSETOFFLOAD`).
 pub(super) fn tap_offloads(features: u64) -> u32 {
     GUEST_OFFLOADS

@@ -30,4 +30,6 @@ mod tests;
 
 pub use config::{Link, MacAddress, NetConfig};
 pub(crate) use device::Net;
+pub(crate) use layout::offered_without_control;
 pub use tap::Tap;
+pub(crate) use tap::TapQueue;

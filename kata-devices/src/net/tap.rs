@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::layout::HEADER_LEN;
+use super::layout::{HEADER_LEN, tap_offloads};
 use crate::{Error, Result};
 
 /// A tap, with a descriptor for each of its queues.
@@ -67,6 +67,19 @@ impl Tap {
         Ok(Self { queues })
     }
 
+    /// The only queue, ready for a vhost back end.
+    pub(crate) fn into_single(self) -> Result<TapQueue> {
+        if self.queues.len() != 1 {
+            return Err(Error::InvalidConfig {
+                field: "tap",
+                reason: format!("it has {} queues, not one", self.queues.len()),
+            });
+        }
+        let mut queues = self.into_queues()?;
+        let queue = queues.pop().expect("there is one");
+        Ok(TapQueue(queue))
+    }
+
     /// The number of queues.
     pub(super) fn len(&self) -> usize {
         self.queues.len()
@@ -82,6 +95,23 @@ impl Tap {
             check(set).map_err(Error::host("set the header size of a tap"))?;
         }
         Ok(self.queues)
+    }
+}
+
+/// One queue of a tap that speaks of frames as virtio does.
+#[derive(Debug)]
+pub(crate) struct TapQueue(OwnedFd);
+
+impl TapQueue {
+    /// Lets the tap leave to the guest what a driver with these features takes.
+    pub(crate) fn set_offloads(&self, features: u64) -> io::Result<()> {
+        set_offloads(self.0.as_fd(), tap_offloads(features))
+    }
+}
+
+impl AsFd for TapQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -65,7 +65,13 @@ impl MmioDriver {
     /// Puts `device` behind registers; the driver has not begun.
     #[must_use]
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
-        let (arena, line) = (Arena::new(), Line::new());
+        Self::with_arena(device, Arena::new())
+    }
+
+    /// The same for a device that knows its memory already.
+    #[must_use]
+    pub fn with_arena(device: Box<dyn VirtioDevice>, arena: Arena) -> Self {
+        let line = Line::new();
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&line) as _;
         let memory = Arc::clone(arena.memory());
         Self {

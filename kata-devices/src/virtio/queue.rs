@@ -113,6 +113,16 @@ impl VirtQueue {
         &mut self.queue
     }
 
+    /// Somebody else has taken chains up to there.
+    pub(crate) fn set_next_avail(&mut self, at: u16) {
+        self.queue.set_next_avail(at);
+    }
+
+    /// Somebody else has given chains back up to there.
+    pub(crate) fn set_next_used(&mut self, at: u16) {
+        self.queue.set_next_used(at);
+    }
+
     /// Whom it tells when it turns out to be broken.
     pub(crate) fn set_events(&mut self, events: Option<Arc<dyn DeviceEvents>>) {
         self.events = events;
