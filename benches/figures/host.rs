@@ -31,6 +31,26 @@ impl Pss {
     }
 }
 
+/// Proportional set size of a process in bytes, but for guest memory, which
+/// it has mapped for its devices.
+pub(crate) fn pss_beside_memory(pid: u32) -> io::Result<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut is_guest, mut whole) = (false, 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Pss:") if !is_guest => {
+                let kib = words.next().and_then(|kib| kib.parse::<u64>().ok());
+                whole += kib.unwrap_or(0) * 1024;
+            }
+            // A mapping begins with its addresses.
+            Some(first) if first.contains('-') => is_guest = line.contains("/memfd:"),
+            _ => {}
+        }
+    }
+    Ok(whole)
+}
+
 /// A number of bytes, for people.
 pub(crate) fn mib(bytes: f64) -> String {
     format!("{:.2} MiB", bytes / f64::from(1 << 20))

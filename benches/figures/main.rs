@@ -8,6 +8,7 @@
 mod floor;
 mod host;
 mod measure;
+mod supervisor;
 mod table;
 
 use std::path::PathBuf;
@@ -32,8 +33,15 @@ impl Kit {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    if std::env::args().nth(1).as_deref() == Some(supervisor::ARGUMENT) {
+        return Ok(kata_sandbox::supervisor::serve(|runtime| runtime)?);
+    }
+    let tokio = tokio::runtime::Runtime::new()?;
+    tokio.block_on(measure_all())
+}
+
+async fn measure_all() -> Result<(), Box<dyn std::error::Error>> {
     // `cargo bench` and `cargo test` pass arguments of their own; names select.
     let wanted: Vec<String> = std::env::args()
         .skip(1)
@@ -64,6 +72,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if wants("memory") {
         measure::smallest(&kit, &mut table).await?;
+    }
+    if wants("supervisor") {
+        supervisor::supervisor(&kit, &mut table).await?;
     }
     print!("{table}");
     if table.holds() {

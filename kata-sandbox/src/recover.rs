@@ -91,13 +91,14 @@ pub(crate) async fn recover(runtime: &Runtime, shared: &Arc<Shared>) -> Result<V
         .map_err(|error| context.join(error))?
         .map_err(|error| journal_error(&context, error))?;
     recovered.extend(swept.into_iter().map(|id| gone(id, None)));
-    for (left, record) in networks {
-        let failure = tear_down(&record, shared).await.err();
+    for left in networks {
+        let id = left.record().id.clone();
+        let failure = tear_down(left.record(), shared).await.err();
         let failure = match failure {
             None => left.remove().err().map(|error| error.to_string()),
             failure => failure, // it stays as it was left
         };
-        recovered.push(gone(record.id, failure));
+        recovered.push(gone(id, failure));
     }
     recovered.extend(live(runtime, shared, &context).await?);
     Ok(recovered)

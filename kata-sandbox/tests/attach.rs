@@ -45,7 +45,7 @@ fn embedder_main() {
             .supervisor(supervisor)
             .build()
             .unwrap();
-        let sandbox = detached::start(&runtime, "orphan").await;
+        let sandbox = start(&runtime, "orphan").await;
         let rootfs = kata_sandbox::Rootfs::Dir(directory.join("root"));
         let script = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.2; done; exit 9";
         let spec = kata_sandbox::ContainerSpec::new(rootfs).command(["/bin/sh", "-c", script]);

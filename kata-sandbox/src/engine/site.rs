@@ -208,11 +208,11 @@ pub(crate) async fn open_journal(
         let claimed = claimed
             .map_err(|e| context.join(e))?
             .map_err(|e| journal_error(context, e))?;
-        let (left, stale) = match claimed {
+        let left = match claimed {
             Claim::New(dir) => return Ok(dir),
-            Claim::Stale(left, stale) => (left, stale),
+            Claim::Stale(left) => left,
         };
-        tear_down_stale(network, &stale, context).await?;
+        tear_down_stale(network, left.record(), context).await?;
         // With that, the next claim finds nothing.
         left.remove().map_err(|e| journal_error(context, e))?;
     }

@@ -25,6 +25,15 @@ pub(crate) struct SandboxDir {
 pub(crate) struct Left(Option<SandboxDir>);
 
 impl Left {
+    /// What it says.
+    pub(crate) fn record(&self) -> &Record {
+        let dir = self
+            .0
+            .as_ref()
+            .expect("it is taken by `remove` and drop alone");
+        &dir.record
+    }
+
     /// All was done.
     pub(crate) fn remove(mut self) -> Result<()> {
         self.0.take().map_or(Ok(()), SandboxDir::remove)
