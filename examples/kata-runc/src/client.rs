@@ -7,6 +7,7 @@ use std::time::Duration;
 use kata_sandbox::supervisor::Supervisor;
 use kata_sandbox::{Container, ErrorKind, MemorySize, OnDrop, Runtime, Sandbox, oci};
 
+use crate::cgroup;
 use crate::cli::Globals;
 use crate::config::Config;
 use crate::failure::{Failure, Result, errno_text};
@@ -110,31 +111,12 @@ pub(crate) async fn boot(
     for word in &config.kernel_parameters {
         builder = builder.kernel_parameter(word);
     }
-    if let Some(path) = cgroup(spec, globals.systemd_cgroup)? {
+    if let Some(path) = cgroup::of(spec, globals.systemd_cgroup)? {
         builder = builder.cgroup(path);
     }
     // After the configuration, which is for those without limits.
     builder = network.attach(builder.size_for(spec));
     Ok(builder.start().await?)
-}
-
-/// The control group that engines name for a container, which its machine is
-/// to be in.
-fn cgroup(spec: &oci::Spec, systemd: bool) -> Result<Option<String>> {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_ref());
-    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(None);
-    };
-    let path = path.to_string_lossy().into_owned();
-    if systemd && path.split(':').count() != 3 {
-        return Err(Failure::new(format!(
-            "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {path:?} instead"
-        )));
-    }
-    Ok(Some(path))
 }
 
 /// The container of a record; `None` when its sandbox is gone.

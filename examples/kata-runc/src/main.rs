@@ -6,6 +6,7 @@
 //! its processes share the work.
 
 mod bundle;
+mod cgroup;
 mod cli;
 mod client;
 mod command;

@@ -226,8 +226,9 @@ pub(super) const COMMANDS: &[Command] = &[
         summary: "display the processes running inside a container",
         arguments: "<container-id> [ps options]",
         notes: ID_NOTE,
-        description: "Process ids are those of the guest. Options of ps(1) are accepted and choose\n\
-             nothing: the host's ps cannot see into a guest.",
+        description: "The table shows the guest's processes, with their ids there; the format json is\n\
+             for callers that know the host's, and has the one that stands for the container.\n\
+             Options of ps(1) choose nothing: the host's ps cannot see into a guest.",
         flags: &[FORMAT],
         count: Count::AtLeast(1),
         run: command::ps,
@@ -390,11 +391,11 @@ pub(super) const HIDDEN: &[Command] = &[
     Command {
         name: "proxy",
         summary: "stand for a process in a guest",
-        arguments: "<descriptor>",
+        arguments: "<descriptor> [what it stands for...]",
         notes: "",
         description: "",
         flags: &[],
-        count: Count::Exactly(1),
+        count: Count::AtLeast(1),
         run: proxy::run,
     },
     Command {

@@ -7,6 +7,7 @@ use kata_sandbox::{Sandbox, oci};
 use super::pid_file;
 use super::terminal::Console;
 use crate::bundle::{Bundle, console_size};
+use crate::cgroup;
 use crate::cli::{Arguments, Globals, NAME};
 use crate::client;
 use crate::failure::{Failure, Result};
@@ -60,7 +61,7 @@ async fn make_in(
     program::check(&bundle.rootfs(), bundle.spec.oci())?;
     let mut record = describe(root, arguments.argument(0)?, &bundle)?;
     directory.save(&record)?;
-    let mut proxy = Proxy::start(console.stdio()?)?;
+    let mut proxy = Proxy::start(console.stdio()?, bundle.spec.oci().process().as_ref())?;
     let mut sandbox = None;
     let making = async {
         let spec = prepare(globals, &bundle, &record, &mut proxy, &mut sandbox).await?;
@@ -114,6 +115,9 @@ async fn prepare(
     if record.owns_sandbox {
         let network = network::of(&spec, prepared.then_some(pid))?;
         *sandbox = Some(client::boot(globals, &record.sandbox, &spec, network).await?);
+        if let Some(path) = cgroup::of(&spec, globals.systemd_cgroup)? {
+            cgroup::join(&path, pid);
+        }
     }
     Ok(spec)
 }

@@ -45,21 +45,23 @@ pub(super) async fn force(globals: &Globals, locked: Locked) -> Result<()> {
     let Locked {
         directory, record, ..
     } = &locked;
-    match client::sandbox(globals, record).await? {
-        Some(sandbox) if record.owns_sandbox => {
-            if record.poststop {
-                delete_container(&sandbox, record).await?;
-            }
-            sandbox.delete().await?;
-        }
-        Some(sandbox) => delete_container(&sandbox, record).await?,
-        // What its supervisor left on the host when it was killed.
-        None => drop(client::runtime(globals)?.recover().await?),
+    let sandbox = client::sandbox(globals, record).await?;
+    if let Some(sandbox) = &sandbox
+        && (record.status() != Status::Stopped || record.poststop || !record.owns_sandbox)
+    {
+        delete_container(sandbox, record).await?;
     }
+    // It is in the sandbox's control group, which goes last.
     if let Some(process) = record.process {
         tokio::task::spawn_blocking(move || end_proxy(process))
             .await
             .map_err(|error| Failure::new(format!("cannot end the proxy: {error}")))?;
+    }
+    match sandbox {
+        Some(sandbox) if record.owns_sandbox => sandbox.delete().await?,
+        Some(_) => {}
+        // What its supervisor left on the host when it was killed.
+        None => drop(client::runtime(globals)?.recover().await?),
     }
     directory.remove()
 }
@@ -99,5 +101,6 @@ fn end_proxy(process: ProxyProcess) {
     if !matches!(ended, Ok(1..)) {
         // One that has ended at last needs no signal.
         let _ = pidfd_send_signal(&proxy, rustix::process::Signal::KILL);
+        let _ = poll(&mut [PollFd::new(&proxy, PollFlags::IN)], limit.as_ref());
     }
 }

@@ -68,7 +68,10 @@ async fn run(order: Order, console: Console, arguments: &Arguments) -> Result<u8
         true => None,
         false => Some(Watch::begin()?),
     };
-    let mut proxy = Proxy::start(console.stdio()?)?;
+    let Task::Exec { process } = &order.task else {
+        return Err(Failure::new("no process to execute"));
+    };
+    let mut proxy = Proxy::start(console.stdio()?, Some(process))?;
     let begun = proxy
         .order(order)
         .and_then(|()| pid_file::write(arguments.filled("pid-file"), proxy.process()?.pid));

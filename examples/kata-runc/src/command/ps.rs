@@ -1,4 +1,4 @@
-//! The processes of a container, with their ids in the guest.
+//! The processes of a container.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -18,26 +18,30 @@ const HEAD: &str = "UID        PID  PPID  C STIME TTY          TIME CMD\n";
 /// host's, choose nothing here: the host's cannot see into a guest.
 pub(crate) fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8> {
     let record = Root::open(&globals.root)?.load(arguments.argument(0)?)?;
-    let processes = match record.status() {
-        Status::Stopped | Status::Creating => Vec::new(),
-        _ => client::block_on(processes(globals, &record))??,
-    };
     match arguments.text("format") {
-        Some("table") => print(&table(&processes, SystemTime::now())),
-        Some("json") => print(&json(&processes)?),
+        Some("table") => {
+            let processes = client::block_on(processes(globals, &record))??;
+            print(&table(&processes, SystemTime::now()))
+        }
+        Some("json") => print(&json(&record)?),
         _ => Err(Failure::new("invalid format option")),
     }
 }
 
 async fn processes(globals: &Globals, record: &Record) -> Result<Vec<ProcessInfo>> {
+    if matches!(record.status(), Status::Stopped | Status::Creating) {
+        return Ok(Vec::new());
+    }
     match client::container(globals, record).await? {
         Some(container) => Ok(container.processes().await?),
         None => Ok(Vec::new()),
     }
 }
 
-fn json(processes: &[ProcessInfo]) -> Result<String> {
-    let ids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+/// Callers look these ids up on the host: the guest's would be others'.
+fn json(record: &Record) -> Result<String> {
+    let alive = record.process.filter(|process| process.is_alive());
+    let ids: Vec<u32> = alive.iter().map(|process| process.pid).collect();
     let json = serde_json::to_string(&ids).map_err(|e| Failure::new(e.to_string()))?;
     Ok(format!("{json}\n"))
 }
@@ -94,6 +98,7 @@ fn clock(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::tests::record;
 
     #[test]
     fn times_are_told_as_ps_tells_them() {
@@ -101,6 +106,7 @@ mod tests {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 + 3660);
         assert_eq!(started(time), "01:01");
         assert_eq!(table(&[], time), HEAD);
-        assert_eq!(json(&[]).unwrap(), "[]\n");
+        let own = std::process::id();
+        assert_eq!(json(&record()).unwrap(), format!("[{own}]\n"));
     }
 }

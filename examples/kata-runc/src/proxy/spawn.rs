@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 
+use kata_sandbox::oci;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::order::{Answer, Netns, Order, Said, Settled};
@@ -33,17 +35,26 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts one, which waits for its order.
-    pub(crate) fn start(stdio: Stdio) -> Result<Self> {
-        Self::spawn(stdio)
+    /// Its command line shows, to whoever lists the host's processes, what it
+    /// stands for.
+    pub(crate) fn start(stdio: Stdio, process: Option<&oci::Process>) -> Result<Self> {
+        Self::spawn(stdio, process)
             .map_err(|error| Failure::new(format!("cannot start a proxy: {}", errno_text(&error))))
     }
 
-    fn spawn(stdio: Stdio) -> std::io::Result<Self> {
+    fn spawn(stdio: Stdio, process: Option<&oci::Process>) -> std::io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         // Nothing else is started between these two lines.
         fcntl_setfd(&theirs, FdFlags::empty())?;
         let mut command = Command::new(SELF);
-        command.arg("proxy").arg(theirs.as_raw_fd().to_string());
+        command.arg0(crate::cli::NAME).arg("proxy");
+        command.arg(theirs.as_raw_fd().to_string()).arg("--");
+        command.args(
+            process
+                .and_then(|process| process.args().as_ref())
+                .into_iter()
+                .flatten(),
+        );
         if let Stdio::Terminal(terminal) = stdio {
             command.stdin(File::from(terminal.try_clone()?));
             command.stdout(File::from(terminal.try_clone()?));

@@ -125,6 +125,9 @@ impl Runtime {
         spec["process"]["terminal"] = json!(false);
         spec["process"]["args"] = json!(args);
         spec["root"]["readonly"] = json!(false);
+        // By default it is the id's, which suites beside this one have too.
+        let own = self.directory.path().file_name().unwrap();
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}", own.to_str().unwrap()));
         edit(&mut spec);
         fs::write(&path, spec.to_string()).unwrap();
         bundle
