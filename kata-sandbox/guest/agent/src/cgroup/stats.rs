@@ -227,4 +227,11 @@ mod tests {
         assert_eq!(io.io_serviced_recursive[1].op, "Write");
         assert_eq!(stats.hugetlb_stats.keys().collect::<Vec<_>>(), ["2MB"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_counters_make_it_panic(text in "[a-z0-9:=. \n]{0,80}") {
+            let _ = (pressure(&text), io(&text), value(text.as_bytes(), "a"));
+        }
+    }
 }

@@ -141,6 +141,11 @@ impl Containers {
         Ok(())
     }
 
+    /// A process of a container, by the ids that a call names.
+    fn process(&self, container: &str, exec: &str) -> Result<Rc<Process>, Status> {
+        self.find(container)?.process(exec)
+    }
+
     /// Writes to a process's standard input.
     ///
     /// # Errors
@@ -149,9 +154,7 @@ impl Containers {
         &self,
         request: WriteStreamRequest,
     ) -> Result<WriteStreamResponse, Status> {
-        let process = self
-            .find(&request.container_id)?
-            .process(&request.exec_id)?;
+        let process = self.process(&request.container_id, &request.exec_id)?;
         process.stdio.write_stdin(&request.data).await?;
         let len = u32::try_from(request.data.len()).unwrap_or(u32::MAX);
         Ok(WriteStreamResponse { len })
@@ -165,9 +168,7 @@ impl Containers {
         &self,
         request: ReadStreamRequest,
     ) -> Result<ReadStreamResponse, Status> {
-        let process = self
-            .find(&request.container_id)?
-            .process(&request.exec_id)?;
+        let process = self.process(&request.container_id, &request.exec_id)?;
         let data = process.stdio.read_stdout(request.len).await?;
         Ok(ReadStreamResponse { data })
     }
@@ -180,9 +181,7 @@ impl Containers {
         &self,
         request: ReadStreamRequest,
     ) -> Result<ReadStreamResponse, Status> {
-        let process = self
-            .find(&request.container_id)?
-            .process(&request.exec_id)?;
+        let process = self.process(&request.container_id, &request.exec_id)?;
         let data = process.stdio.read_stderr(request.len).await?;
         Ok(ReadStreamResponse { data })
     }
@@ -192,9 +191,7 @@ impl Containers {
     /// # Errors
     /// When there is no such process.
     pub(crate) async fn close_stdin(&self, request: CloseStdinRequest) -> Result<(), Status> {
-        let process = self
-            .find(&request.container_id)?
-            .process(&request.exec_id)?;
+        let process = self.process(&request.container_id, &request.exec_id)?;
         process.stdio.close_stdin().await
     }
 
@@ -203,9 +200,7 @@ impl Containers {
     /// # Errors
     /// When it has none.
     pub(crate) async fn resize(&self, request: TtyWinResizeRequest) -> Result<(), Status> {
-        let process = self
-            .find(&request.container_id)?
-            .process(&request.exec_id)?;
+        let process = self.process(&request.container_id, &request.exec_id)?;
         process
             .stdio
             .resize(WindowSize::new(request.row, request.column))

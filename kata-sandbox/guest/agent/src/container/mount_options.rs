@@ -220,4 +220,13 @@ mod tests {
     fn what_cannot_be_honoured_is_refused() {
         assert!(Options::parse(&["copy-symlink".into()]).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_options_make_it_panic(options: Vec<String>) {
+            if let Ok(parsed) = Options::parse(&options) {
+                let _ = parsed.flags();
+            }
+        }
+    }
 }

@@ -69,4 +69,15 @@ mod tests {
             assert_eq!(path(name), None, "{name}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_leads_out_of_proc_sys(name in "[a-z./]{0,24}") {
+            if let Some(path) = path(&name) {
+                let below = path.strip_prefix("/proc/sys").unwrap();
+                let plain = |part| matches!(part, std::path::Component::Normal(_));
+                proptest::prop_assert!(below.components().all(plain), "{path:?}");
+            }
+        }
+    }
 }

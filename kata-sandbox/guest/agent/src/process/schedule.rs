@@ -260,4 +260,11 @@ mod tests {
         // SAFETY: asks about the calling thread.
         assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_BATCH);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_list_of_processors_makes_it_panic(list in "[0-9,-]{0,16}") {
+            let _ = Affinity::parse(&list);
+        }
+    }
 }

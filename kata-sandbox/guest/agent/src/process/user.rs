@@ -282,4 +282,11 @@ mod tests {
             .unwrap();
         assert_eq!((account.uid, account.gid), (1000, 10));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_of_users_makes_it_panic(passwd in "[a-z0-9:\n]{0,80}", group: String) {
+            let _ = wanted("a", "b", &["c"]).look_up(&passwd, &group);
+        }
+    }
 }

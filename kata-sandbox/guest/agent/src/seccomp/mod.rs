@@ -93,4 +93,41 @@ mod tests {
             assert_eq!(table[found].1, number);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_compiled_stays_within_its_program(
+            numbers in proptest::collection::vec((0_usize..300, 0_u64..7, 0_u64..6), 0..60)
+        ) {
+            use kata_protocol::agent::{LinuxSeccompArg, LinuxSyscall};
+            let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
+            let rule = |(call, operator, index): &(usize, u64, u64)| LinuxSyscall {
+                names: vec![X86_64.calls[*call].0.to_owned()],
+                action: "SCMP_ACT_ERRNO".into(),
+                errno_ret: None,
+                args: vec![LinuxSeccompArg {
+                    index: *index,
+                    value: u64::MAX / 3,
+                    value_two: 7,
+                    op: format!("SCMP_CMP_{}", operators[usize::try_from(*operator).unwrap()]),
+                }],
+            };
+            let profile = LinuxSeccomp {
+                default_action: "SCMP_ACT_ALLOW".into(),
+                syscalls: numbers.iter().map(rule).collect(),
+                ..LinuxSeccomp::default()
+            };
+            let program = assemble::program(&rules::Profile::new(&profile).unwrap()).unwrap();
+            for (at, instruction) in program.iter().enumerate() {
+                let over = match instruction.code {
+                    0x05 => instruction.k as usize + 1,
+                    code if code & 0x07 == 0x05 => {
+                        usize::from(instruction.jt.max(instruction.jf)) + 1
+                    }
+                    _ => 0,
+                };
+                proptest::prop_assert!(at + over < program.len());
+            }
+        }
+    }
 }

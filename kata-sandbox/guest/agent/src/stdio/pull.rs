@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 
 use super::End;
+use super::relay::or_end;
 use super::terminal::{END_OF_FILE, WindowSize};
 use crate::process::Context as _;
 
@@ -127,9 +128,5 @@ async fn read(end: Rc<End>, length: u32) -> Result<Vec<u8>, Status> {
         data.truncate(got);
         Ok(data)
     });
-    match read.await {
-        // A terminal whose last user has gone.
-        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(Vec::new()),
-        result => result.context(|| "read a standard stream"),
-    }
+    or_end(read.await, Vec::new).context(|| "read a standard stream")
 }

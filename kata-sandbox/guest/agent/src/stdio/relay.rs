@@ -153,11 +153,7 @@ async fn step(from: &End, to: &End) -> io::Result<Step> {
             }
         }
     });
-    let step = match read.await {
-        // A terminal whose last user has gone.
-        Err(error) if error.raw_os_error() == Some(libc::EIO) => Step::End,
-        result => result?,
-    };
+    let step = or_end(read.await, || Step::End)?;
     failed.map_or(Ok(step), Err)
 }
 
@@ -182,10 +178,14 @@ async fn read_some(from: &End) -> io::Result<Vec<u8>> {
         let count = rustix::io::read(fd, passage.bytes.as_mut_slice())?;
         Ok(passage.bytes[..count].to_vec())
     });
-    match read.await {
-        // A terminal whose last user has gone.
-        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(Vec::new()),
-        result => result,
+    or_end(read.await, Vec::new)
+}
+
+/// A terminal whose last user has gone fails to be read: that is its end.
+pub(super) fn or_end<T>(read: io::Result<T>, end: impl FnOnce() -> T) -> io::Result<T> {
+    match read {
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(end()),
+        read => read,
     }
 }
 
