@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use crate::cni::Cni;
 use crate::error::{Error, Result};
+use crate::given;
 use crate::netns::NetNs;
 use crate::none::None;
 use crate::setup::Network;
+use crate::user::User;
 
 /// Makes a network of this crate again from what [`Network::description`] said
 /// of it, in another process or at another time.
@@ -31,6 +33,10 @@ pub fn from_description(description: &Value) -> Result<Arc<dyn Network>> {
         Some("none") => Ok(Arc::new(None)),
         Some("netns") => Ok(Arc::new(NetNs::from_description(description)?)),
         Some("cni") => Ok(Arc::new(Cni::from_description(description)?)),
+        Some("user") => Ok(Arc::new(User::from_description(description)?)),
+        Some(kind @ ("tap" | "bridge-port" | "vhost-user")) => {
+            given::from_description(kind, description)
+        }
         other => Err(Error::InvalidConfig {
             field: "description",
             reason: format!("{other:?} is no kind of network that this version has"),

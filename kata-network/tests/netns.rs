@@ -5,7 +5,8 @@ mod common;
 
 use common::{on_its_own, run};
 use kata_network::{
-    Attachment, Endpoint, Error, Lease, NetNs, Network, RouteKind, SetupRequest, WiringModel,
+    Attachment, BridgePort, Endpoint, Error, GuestConfig, Lease, NetNs, Network, RouteKind,
+    SetupRequest, Tap, User, WiringModel,
 };
 
 /// A namespace `x` with one end of a veth pair.
@@ -253,4 +254,87 @@ async fn filters_of_somebody_else_are_left_alone_and_told() {
         run("tc -n x qdisc show").contains("ingress"),
         "it was not ours"
     );
+}
+
+#[tokio::test]
+async fn a_tap_of_a_bridge_goes_with_its_sandbox() {
+    if !on_its_own("a_tap_of_a_bridge_goes_with_its_sandbox") {
+        return;
+    }
+    run("ip link add br7 type bridge; ip link set br7 up");
+    let guest = GuestConfig::new("02:00:00:00:00:07".parse().unwrap()).mtu(1400);
+    let network = BridgePort::new("br7", guest.clone());
+    let lease = network.setup(&SetupRequest::new("s")).await.unwrap();
+    let ports = || run("ip -o link show master br7");
+    assert!(ports().contains("mtu 1400"), "{}", ports());
+    // As after a crash: the taps are gone with their queues, or are removed.
+    network.teardown("s").await.unwrap();
+    network.teardown("s").await.unwrap();
+    assert_eq!(ports(), "");
+    drop(lease);
+    let network = BridgePort::new("no-such", guest);
+    let error = network.setup(&SetupRequest::new("s")).await.unwrap_err();
+    assert!(error.to_string().contains("no-such"), "{error}");
+    network.teardown("s").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tap_that_the_caller_has_is_taken_by_name_and_stays() {
+    if !on_its_own("a_tap_that_the_caller_has_is_taken_by_name_and_stays") {
+        return;
+    }
+    run("ip tuntap add mine mode tap multi_queue vnet_hdr; ip link set mine up");
+    let guest = GuestConfig::new("02:00:00:00:00:07".parse().unwrap());
+    let network = Tap::named("mine", guest.clone());
+    let request = SetupRequest::new("s").processors(2);
+    let lease = network.setup(&request).await.unwrap();
+    assert_eq!(queues(&lease.endpoints[0]), 2);
+    let Attachment::Tap(taps) = lease.endpoints.into_iter().next().unwrap().attachment else {
+        panic!("it is no tap");
+    };
+    let given = Tap::queues(taps, guest);
+    let lease = given.setup(&request).await.unwrap();
+    assert_eq!(queues(&lease.endpoints[0]), 2);
+    network.teardown("s").await.unwrap();
+    run("ip link show mine");
+}
+
+#[tokio::test]
+async fn passt_connects_without_privileges_and_is_ended() {
+    if !on_its_own("passt_connects_without_privileges_and_is_ended") {
+        return;
+    }
+    if !std::path::Path::new("/usr/bin/passt").exists() {
+        eprintln!("skipped: there is no /usr/bin/passt");
+        return;
+    }
+    let network = User::new();
+    let error = network.setup(&SetupRequest::new("s")).await.unwrap_err();
+    assert!(error.to_string().contains("no default route"), "{error}");
+    run(
+        "ip link add va type veth peer name vb; ip link set va up; ip link set vb up
+         ip addr add 10.50.0.2/24 dev va; ip route add default via 10.50.0.1",
+    );
+    let lease = network.setup(&SetupRequest::new("s")).await.unwrap();
+    assert!(matches!(
+        lease.endpoints[0].attachment,
+        Attachment::Stream(_)
+    ));
+    assert_eq!(
+        lease.interfaces[0].addresses.len(),
+        1,
+        "the host has IPv4 alone"
+    );
+    network.teardown("s").await.unwrap();
+    network.teardown("s").await.unwrap();
+    let missing = User::new().program("/no/such/passt");
+    let error = missing.setup(&SetupRequest::new("s")).await.unwrap_err();
+    assert!(error.to_string().contains("/no/such/passt"), "{error}");
+    let wrong = User::new().tcp("192.0.2.1:80".parse().unwrap(), 80);
+    let error = wrong.setup(&SetupRequest::new("s")).await.unwrap_err();
+    assert!(
+        error.to_string().contains("passt failed to start: "),
+        "{error}"
+    );
+    wrong.teardown("s").await.unwrap();
 }

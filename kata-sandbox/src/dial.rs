@@ -27,6 +27,13 @@ pub(crate) async fn tcp(home: &Home, port: u16) -> Result<GuestStream> {
     Ok(GuestStream::new(stream, host_port))
 }
 
+pub(crate) async fn udp(home: &Home, port: u16) -> Result<GuestStream> {
+    let context = home.context("dial into sandbox");
+    let stream = open(home, &Request::Udp { port }, &context).await?;
+    let host_port = stream.get_ref().host_port();
+    Ok(GuestStream::new(stream, host_port))
+}
+
 impl Engine {
     /// Dials, within the deadline of a call.
     pub(crate) async fn dial(&self, port: u32) -> Result<GuestStream> {

@@ -1,6 +1,7 @@
 //! A running sandbox.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ use crate::dial;
 use crate::error::{ErrorKind, Result};
 use crate::event::Events;
 use crate::exit::SandboxExit;
+use crate::forward::{self, Forwarding, Transport};
 use crate::home::operation::{Console, Create, DeleteSandbox, Resize, SetPaused, Stop, Usage};
 use crate::home::{Home, SandboxFace};
 use crate::spec::{self, ContainerSpec};
@@ -170,6 +172,22 @@ impl Sandbox {
     /// `NotFound` when nothing listens there.
     pub async fn dial_vsock(&self, port: u32) -> Result<GuestStream> {
         dial::vsock(&self.home, port).await
+    }
+
+    /// Makes an address of the host lead to a port on the sandbox's loopback,
+    /// of whichever family listens there, until what this gives is dropped.
+    /// Port 0 takes one that is free. Needs no network; a sandbox that is
+    /// detached is forwarded to as long as this process lives.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when somebody listens on that address.
+    pub async fn forward(
+        &self,
+        transport: Transport,
+        host: SocketAddr,
+        guest: u16,
+    ) -> Result<Forwarding> {
+        forward::forward(&self.home, transport, host, guest).await
     }
 
     /// Connects to a TCP port on the sandbox's loopback.

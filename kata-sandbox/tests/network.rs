@@ -3,12 +3,15 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::network::{on_its_own, prepare, run};
 use common::{Host, sh, text};
-use kata_sandbox::network::NetNs;
-use kata_sandbox::{MemorySize, Runtime, Sandbox};
+use kata_sandbox::network::{Cni, NetNs, PortMapping};
+use kata_sandbox::{ErrorKind, MemorySize, Runtime, Sandbox, Transport};
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 async fn start(runtime: &Runtime, id: &str, netns: &str) -> Sandbox {
     let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
@@ -59,19 +62,123 @@ async fn a_prepared_namespace_is_the_guests() {
         assert!(output.exit.success(), "{address}: {}", text(&output.stdout));
     }
     run("busybox ping -c 1 -W 20 10.88.0.2 && busybox ping -c 1 -W 20 fd88::3");
-    let listening = in_b
-        .exec("/bin/sh")
-        .args(["-c", "nc -l -p 80 -e echo over-tcp"]);
-    let listening = listening.spawn().await.unwrap();
-    let got = sh(
-        &in_a,
-        "for i in 1 2 3 4 5 6 7 8 9; do nc -w 5 fd88::3 80 </dev/null && break; done",
-    )
-    .await;
-    assert_eq!(text(&got.stdout), "over-tcp\n");
-    drop(listening);
+    // It listens when it has gone into the background.
+    let serve = "echo over-tcp > /data/x; httpd -p '[::]:80' -h /data";
+    assert!(sh(&in_b, serve).await.exit.success());
+    for address in ["10.88.0.3", "[fd88::3]"] {
+        let got = sh(&in_a, &format!("wget -q -O - http://{address}/x")).await;
+        assert_eq!(text(&got.stdout), "over-tcp\n", "{address}");
+        run(&format!(
+            "busybox wget -q -O - http://{address}/x | grep over-tcp"
+        ));
+    }
 
     a.stop(Duration::ZERO).await.unwrap();
     b.stop(Duration::ZERO).await.unwrap();
     assert_eq!(look("a"), before, "the namespace is not as it was");
+}
+
+#[tokio::test]
+async fn cni_plugins_connect_sandboxes_and_publish_ports() {
+    if !on_its_own("cni_plugins_connect_sandboxes_and_publish_ports") {
+        return;
+    }
+    if !Path::new("/usr/lib/cni/bridge").is_file() {
+        eprintln!("skipped: there are no CNI plugins in /usr/lib/cni");
+        return;
+    }
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory.path().display();
+    let list = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+            {{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+              "ipam": {{"type": "host-local", "dataDir": "{directory}/leases",
+                "ranges": [[{{"subnet": "10.7.0.0/24"}}], [{{"subnet": "fd07::/64"}}]],
+                "routes": [{{"dst": "0.0.0.0/0"}}, {{"dst": "::/0"}}]}}}},
+            {{"type": "portmap", "snat": true, "capabilities": {{"portMappings": true}}}}]}}"#
+    );
+    run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.route_localnet=1 || true");
+    let cni = Cni::from_json(&list).unwrap();
+    let cni = cni.state_dir(format!("{directory}/state"));
+    let published = cni.clone().port_mapping(PortMapping::tcp(8088, 80));
+    let runtime = host.runtime();
+    let start = async |id: &str, network: Cni| {
+        let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
+        let started = builder
+            .network(network)
+            .boot_timeout(Duration::from_secs(120));
+        started
+            .start()
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"))
+    };
+    let (a, b) = tokio::join!(start("a", published), start("b", cni));
+    let (in_a, in_b) = (host.sleeper(&a, "c").await, host.sleeper(&b, "c").await);
+    let serve = "echo published > /data/x; httpd -p '[::]:80' -h /data";
+    assert!(sh(&in_a, serve).await.exit.success());
+    for address in [
+        "10.7.0.2",
+        "10.7.0.3",
+        "[fd07::2]",
+        "[fd07::3]",
+        "10.7.0.1:8088",
+    ] {
+        let got = sh(&in_b, &format!("wget -q -T 20 -O - http://{address}/x")).await;
+        // Which of the two got which address is chance.
+        let own = text(&sh(&in_b, "ip addr").await.stdout);
+        let bare = address.trim_matches(['[', ']']);
+        if !own.contains(&format!("{bare}/")) {
+            assert_eq!(text(&got.stdout), "published\n", "{address}");
+        }
+    }
+    run("busybox wget -q -T 20 -O - http://10.7.0.1:8088/x | grep published");
+    a.stop(Duration::ZERO).await.unwrap();
+    b.stop(Duration::ZERO).await.unwrap();
+    let left = run(&format!(
+        "ip netns; ls {directory}/state; ip -o link show type veth"
+    ));
+    assert_eq!(left, "");
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_without_a_network() {
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let sandbox = host.start(&runtime, "s").await;
+    let container = host.sleeper(&sandbox, "c").await;
+    let serve = "echo forwarded > /data/x; httpd -p 127.0.0.1:80 -h /data
+        httpd -p '[::1]:81' -h /data
+        udpsvd -E 127.0.0.1 7 cat > /dev/null 2>&1 &
+        udpsvd -E ::1 8 cat > /dev/null 2>&1 &
+        until grep -q :0007 /proc/net/udp && grep -q :0008 /proc/net/udp6; do :; done";
+    assert!(sh(&container, serve).await.exit.success());
+    for (host_side, port) in [("127.0.0.1:0", 80), ("[::1]:0", 80), ("127.0.0.1:0", 81)] {
+        let address = host_side.parse().unwrap();
+        let Ok(forwarding) = sandbox.forward(Transport::Tcp, address, port).await else {
+            eprintln!("skipped: {address} is no address of this host");
+            continue;
+        };
+        let url = format!("http://{}/x", forwarding.local_addr());
+        let fetch = move || run(&format!("busybox wget -q -O - {url}"));
+        let got = tokio::task::spawn_blocking(fetch).await.unwrap();
+        assert_eq!(got, "forwarded\n");
+        let taken = sandbox
+            .forward(Transport::Tcp, forwarding.local_addr(), 80)
+            .await;
+        assert_eq!(taken.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+    for port in [7, 8] {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let forwarding = sandbox.forward(Transport::Udp, any, port).await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(forwarding.local_addr()).await.unwrap();
+        let mut buffer = [0; 100];
+        for text in ["first", "second"] {
+            socket.send(text.as_bytes()).await.unwrap();
+            let answer = timeout(Duration::from_secs(30), socket.recv(&mut buffer)).await;
+            let length = answer.unwrap().unwrap();
+            assert_eq!(&buffer[..length], text.as_bytes(), "port {port}");
+        }
+    }
+    sandbox.stop(Duration::ZERO).await.unwrap();
 }

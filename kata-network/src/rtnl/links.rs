@@ -110,6 +110,14 @@ impl Link {
         rtnl.change(RouteNetlinkMessage::NewLink(message), make)
     }
 
+    /// Makes it a port of a bridge, by the bridge's index.
+    pub(crate) fn join(&self, rtnl: &mut Rtnl, bridge: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header = header(self.index);
+        message.attributes = vec![LinkAttribute::Controller(bridge)];
+        rtnl.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
     /// Brings it up.
     pub(crate) fn bring_up(&self, rtnl: &mut Rtnl) -> io::Result<()> {
         let mut message = LinkMessage::default();

@@ -21,6 +21,12 @@ pub enum Request {
         /// Port in the sandbox's network namespace.
         port: u16,
     },
+    /// A UDP port on the sandbox's loopback. Each datagram travels after its
+    /// length, two bytes in network order ([`datagram`]).
+    Udp {
+        /// Port in the sandbox's network namespace.
+        port: u16,
+    },
     /// The host sends a tar archive and shuts its side down; the agent unpacks
     /// it in the container and answers with a second [`Reply`].
     CopyIn {
@@ -92,6 +98,35 @@ pub async fn receive<T: for<'de> Deserialize<'de>>(
     Ok(serde_json::from_slice(&line)?)
 }
 
+/// The longest datagram, in bytes.
+pub const MOST_DATAGRAM: usize = u16::MAX as usize;
+
+/// A datagram as it travels in a stream; what is too long is cut.
+#[must_use]
+pub fn datagram(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    let mut framed = length.to_be_bytes().to_vec();
+    framed.extend(bytes.iter().take(usize::from(length)));
+    framed
+}
+
+/// Reads what [`datagram`] made; `None` at the end of the stream.
+///
+/// # Errors
+/// When the stream ends within a datagram, or fails.
+pub async fn read_datagram(
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> std::io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 2];
+    match stream.read(&mut length[..1]).await? {
+        0 => return Ok(None),
+        _ => stream.read_exact(&mut length[1..]).await?,
+    };
+    let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Some(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +146,21 @@ mod tests {
         let mut rest = String::new();
         far.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "rest");
+    }
+
+    #[tokio::test]
+    async fn datagrams_keep_their_ends() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        for bytes in [&b"one"[..], b"", &[7; 70_000]] {
+            near.write_all(&datagram(bytes)).await.unwrap();
+        }
+        near.write_all(&[0]).await.unwrap();
+        drop(near);
+        let mut next = async || read_datagram(&mut far).await;
+        assert_eq!(next().await.unwrap().unwrap(), b"one");
+        assert_eq!(next().await.unwrap().unwrap(), b"");
+        assert_eq!(next().await.unwrap().unwrap().len(), MOST_DATAGRAM);
+        assert!(next().await.is_err(), "it was cut");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod copy_in;
 mod copy_out;
+mod datagrams;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -38,6 +39,7 @@ async fn answer(containers: &Rc<Containers>, stream: Stream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     match channel::receive(&mut stream).await? {
         Request::Tcp { port } => relay(stream, port).await,
+        Request::Udp { port } => datagrams::relay(stream, port).await,
         Request::CopyIn {
             container,
             directory,
