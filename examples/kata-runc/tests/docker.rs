@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use client::{Client, hidden};
+use client::{Client, apart};
 use common::{has, lacks_guest};
 
 /// Docker's engine, and what `docker` has for it.
@@ -37,10 +37,16 @@ fn socket(directory: &Path) -> String {
 
 fn daemon(directory: &Path, runtime: &Path) -> Command {
     let at = |name: &str| directory.join(name).display().to_string();
-    let mut daemon = hidden("dockerd");
+    // In a network namespace of its own: its bridge is not the host's.
+    let mut daemon = apart("dockerd");
     daemon.args(["--host", &socket(directory), "--pidfile", &at("pid")]);
     daemon.args(["--data-root", &at("data"), "--exec-root", &at("exec")]);
-    daemon.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+    daemon.args([
+        "--bip",
+        "10.79.0.1/24",
+        "--iptables=false",
+        "--ip6tables=false",
+    ]);
     daemon.args(["--storage-driver", "vfs", "--oom-score-adjust", "0"]);
     daemon.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
     daemon.args(["--default-ulimit", "nofile=1024:1024"]);
@@ -121,5 +127,19 @@ fn docker_runs_containers() {
     docker.ok(&["kill", "c1"]);
     assert_eq!(docker.ok(&["wait", "c1"]), "137\n");
     docker.ok(&["rm", "-f", "c1"]);
+    bridge(&docker);
     assert_eq!(docker.ok(&["ps", "-a", "-q"]), "");
+}
+
+/// Docker's bridge, which a hook connects a container's namespace to.
+fn bridge(docker: &Client) {
+    let serve = "while true; do echo hello | nc -l -p 80; done";
+    let kata = ["--runtime", "kata"];
+    let detached = ["-d", "--name", "web", "bb", "/bin/sh", "-c", serve];
+    docker.ok(&[&["run"], &kata[..], &detached].concat());
+    let format = "{{.NetworkSettings.IPAddress}}";
+    let address = docker.ok(&["inspect", "-f", format, "web"]);
+    let ask = ["--rm", "bb", "/bin/nc", "-w", "20", address.trim(), "80"];
+    assert_eq!(docker.ok(&[&["run"], &kata[..], &ask].concat()), "hello\n");
+    docker.ok(&["rm", "-f", "web"]);
 }

@@ -172,6 +172,14 @@ pub(crate) fn hidden(program: &str) -> Command {
     command
 }
 
+/// The same, in a network namespace of its own too.
+pub(crate) fn apart(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = format!("ip link set lo up; {HIDE}");
+    command.args(["-m", "-n", "sh", "-c", &script, "sh", program]);
+    command
+}
+
 fn copied(template: &Command, args: &[&str]) -> Command {
     let mut command = Command::new(template.get_program());
     command.args(template.get_args()).args(args);

@@ -57,8 +57,8 @@ pub(crate) fn make_rootfs(root: &Path) {
     }
     fs::copy(busybox(), root.join("bin/busybox")).unwrap();
     for program in [
-        "cat", "echo", "false", "hostname", "id", "ip", "kill", "ls", "ps", "pwd", "sh", "sleep",
-        "stty", "touch", "true", "tty",
+        "cat", "echo", "false", "hostname", "id", "ip", "kill", "ls", "nc", "ps", "pwd", "sh",
+        "sleep", "stty", "touch", "true", "tty",
     ] {
         symlink("busybox", root.join("bin").join(program)).unwrap();
     }
