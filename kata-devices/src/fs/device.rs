@@ -11,7 +11,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::DescriptorChain;
 
-use super::router::Router;
+use super::route::Router;
 use super::tree::FsConfig;
 use crate::Result;
 use crate::limit::Offences;

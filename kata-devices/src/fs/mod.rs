@@ -36,6 +36,7 @@ mod id;
 mod inventory;
 mod pool;
 mod root;
+mod route;
 mod router;
 mod served;
 mod share;

@@ -1,11 +1,10 @@
-//! Each request to the share that it concerns, if it is allowed there.
+//! Each request, done by the share that it concerns.
 //!
-//! This is where read-only shares are read-only, where names are one component,
-//! and where what the guest holds is counted. The guest controls all arguments.
+//! This is where names are one component and where what the guest holds is counted;
+//! `route` says where a request goes, and whether it may. The guest controls all arguments.
 
 use std::ffi::CStr;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{CreateIn, stat64, statvfs64};
@@ -14,11 +13,9 @@ use fuse_backend_rs::api::filesystem::{
     SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
 
-use super::credentials;
-use super::id::{Id, TREE_ROOT};
 use super::root;
-use super::share::{Share, component};
-use super::tree::SharedTree;
+use super::route::{Place, Router};
+use super::share::component;
 
 /// The largest extended attribute or list of them on Linux.
 const MAX_XATTR: u32 = 64 << 10;
@@ -38,68 +35,6 @@ const WANTED: FsOptions = FsOptions::ASYNC_READ
     .union(FsOptions::ATOMIC_O_TRUNC)
     .union(FsOptions::CACHE_SYMLINKS)
     .union(FsOptions::HANDLE_KILLPRIV_V2);
-
-/// A tree, as the FUSE server sees it.
-#[derive(Debug)]
-pub(super) struct Router {
-    tree: SharedTree,
-    acts_for_others: bool,
-}
-
-/// Where a request goes.
-enum Place {
-    Root,
-    Share(Arc<Share>, u64),
-}
-
-impl Router {
-    pub(super) fn new(tree: SharedTree) -> Self {
-        Self {
-            tree,
-            acts_for_others: credentials::can_act_for_others(),
-        }
-    }
-
-    fn place(&self, number: u64) -> io::Result<Place> {
-        match Id::from_guest(number) {
-            Id::Tree(TREE_ROOT) => Ok(Place::Root),
-            Id::Tree(_) => Err(stale()),
-            Id::Shared { share, inode } => {
-                let share = self.tree.read().by_number(share).ok_or_else(stale)?;
-                Ok(Place::Share(share, inode))
-            }
-        }
-    }
-
-    /// The share and the inode in it, for what cannot be done to the root.
-    fn shared(&self, number: u64) -> io::Result<(Arc<Share>, u64)> {
-        match self.place(number)? {
-            Place::Root => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-            Place::Share(share, inode) => Ok((share, inode)),
-        }
-    }
-
-    /// The same, for what changes it.
-    fn changed(&self, number: u64) -> io::Result<(Arc<Share>, u64)> {
-        match self.place(number)? {
-            Place::Root => Err(io::Error::from_raw_os_error(libc::EROFS)),
-            Place::Share(share, inode) => {
-                share.writable()?;
-                Ok((share, inode))
-            }
-        }
-    }
-
-    /// Two inodes of one share, for what connects them.
-    fn changed_both(&self, first: u64, second: u64) -> io::Result<(Arc<Share>, u64, u64)> {
-        let (share, one) = self.changed(first)?;
-        let (other, two) = self.changed(second)?;
-        if !Arc::ptr_eq(&share, &other) {
-            return Err(io::Error::from_raw_os_error(libc::EXDEV));
-        }
-        Ok((share, one, two))
-    }
-}
 
 impl FileSystem for Router {
     type Inode = u64;
@@ -541,10 +476,6 @@ impl FileSystem for Router {
         let (share, inode) = self.shared(inode)?;
         share.files().lseek(ctx, inode, handle, offset, whence)
     }
-}
-
-fn stale() -> io::Error {
-    io::Error::from_raw_os_error(libc::ESTALE)
 }
 
 fn missing() -> io::Error {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use rustix::fs::SealFlags;
 use vhost::vhost_user::Error;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion, GuestRegionMmap};
@@ -118,12 +119,80 @@ impl Mapping {
 }
 
 fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Arc<GuestRegionMmap>, Error> {
+    cannot_shrink(region, &file)?;
     let mapped = region.mmap_region(file)?;
     GuestRegionMmap::new(mapped, GuestAddress(region.guest_phys_addr))
         .map(Arc::new)
         .ok_or_else(|| refused("the region does not fit into the address space"))
 }
 
+/// Memory that goes away while it is mapped is a signal to this process: the region
+/// must lie within its file. Where the file is one that can be sealed, it is, so
+/// that it stays so; where it cannot be any more, it must be sealed already.
+fn cannot_shrink(region: &VhostUserMemoryRegion, file: &File) -> Result<(), Error> {
+    let length = file.metadata().map_err(Error::ReqHandlerError)?.len();
+    let end = region.mmap_offset.checked_add(region.memory_size);
+    if end.is_none_or(|end| end > length) {
+        return Err(refused("the region is larger than its file"));
+    }
+    match rustix::fs::fcntl_get_seals(file) {
+        Ok(seals) if seals.contains(SealFlags::SHRINK) => Ok(()),
+        Ok(seals) if seals.contains(SealFlags::SEAL) => {
+            // QEMU seals its memfds against further seals. Whoever could shrink it
+            // is the front end, which is trusted to live with what it breaks.
+            log::debug!("vhost-user: guest memory could shrink, and cannot be sealed");
+            Ok(())
+        }
+        Ok(_) => rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK)
+            .map_err(|error| Error::ReqHandlerError(error.into())),
+        // A file of hugetlbfs or a disk has no seals.
+        Err(_) => Ok(()),
+    }
+}
+
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::ReqHandlerError(io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    const SIZE: u64 = 1 << 20;
+
+    fn memfd(flags: MemfdFlags, size: u64) -> File {
+        let file = memfd_create("guest", flags | MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, size).unwrap();
+        file.into()
+    }
+
+    fn region(offset: u64) -> VhostUserMemoryRegion {
+        VhostUserMemoryRegion::new(0, SIZE, 0x7000_0000, offset)
+    }
+
+    #[test]
+    fn a_region_beyond_the_end_of_its_file_is_refused() {
+        for (size, offset) in [(SIZE - 1, 0), (SIZE, 1), (SIZE, u64::MAX)] {
+            let file = memfd(MemfdFlags::ALLOW_SEALING, size);
+            assert!(SharedMemory::default().add(&region(offset), file).is_err());
+        }
+    }
+
+    #[test]
+    fn memory_that_is_mapped_can_shrink_no_more() {
+        let file = memfd(MemfdFlags::ALLOW_SEALING, SIZE);
+        let theirs = file.try_clone().unwrap();
+        let mut memory = SharedMemory::default();
+        memory.add(&region(0), file).unwrap();
+        assert!(ftruncate(&theirs, 0).is_err());
+        ftruncate(&theirs, 2 * SIZE).unwrap();
+        assert_eq!(memory.size(), SIZE);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_sealed_is_mapped_all_the_same() {
+        let file = memfd(MemfdFlags::empty(), SIZE);
+        SharedMemory::default().add(&region(0), file).unwrap();
+    }
 }

@@ -26,6 +26,8 @@ mod config;
 mod connection;
 mod credit;
 mod device;
+mod door;
+mod entry;
 mod handshake;
 mod muxer;
 mod packet;

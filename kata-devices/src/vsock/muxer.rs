@@ -8,25 +8,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use vm_memory::VolatileSlice;
 
-use super::backlog::Backlog;
 use super::config::{VsockConfig, host_socket};
 use super::connection::{Connection, Ends, Fate, Turn};
 use super::device::{Channel, RxSink};
+use super::door::Door;
+use super::entry::{Entry, Kind};
 use super::handshake::MAX_LINE;
 use super::packet::{Header, Operation};
 use super::ports::Ports;
-use super::sockets::{connect, drain, read_line, spare_descriptor};
+use super::sockets::{connect, drain, read_line};
 use crate::epoll::{Epoll, Readiness};
 use crate::limit::Offences;
-use crate::vhost_user::SocketFile;
 use crate::{Error, Result};
 
 /// The most streams that a device has at a time, those being dialled or still
@@ -49,36 +48,12 @@ pub(crate) const FIRST_TOKEN: u64 = 1 << 32;
 const INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 const INPUT_AND_OUTPUT: EventFlags = INPUT.union(EventFlags::OUT);
 
-/// A socket and what it is good for.
-#[derive(Debug)]
-enum Kind {
-    /// A program on the host connected and has not said yet what it dials.
-    Greeting { stream: UnixStream, line: Vec<u8> },
-    /// A stream.
-    Connected(Box<Connection<UnixStream>>),
-    /// The guest is done with it; the host has still to get the rest.
-    Draining { stream: UnixStream, rest: Backlog },
-}
-
-#[derive(Debug)]
-struct Entry {
-    kind: Kind,
-    deadline: Option<Instant>,
-    /// It waits for its turn to send to the guest.
-    queued: bool,
-    /// It is told when the socket takes bytes.
-    wants_room: bool,
-}
-
 /// Streams over unix sockets.
 #[derive(Debug)]
 pub(crate) struct Muxer {
     config: VsockConfig,
     epoll: Arc<Epoll>,
-    listener: UnixListener,
-    _file: SocketFile,
-    /// Given up for a moment to turn callers away when no descriptor is left.
-    spare: Option<OwnedFd>,
+    door: Door,
     /// The guest's driver has been there since it last started anew. A machine that
     /// is paused, or has just been resumed, is without its queues for a while, and
     /// its callers wait.
@@ -99,19 +74,14 @@ impl Muxer {
     /// guest's driver is there.
     pub(crate) fn new(config: VsockConfig, epoll: Arc<Epoll>) -> Result<Self> {
         config.validate()?;
-        let (listener, file) = SocketFile::listen(&config.socket)?;
-        let watch = || -> io::Result<OwnedFd> {
-            listener.set_nonblocking(true)?;
-            epoll.add(&listener, FIRST_TOKEN, EventFlags::IN)?;
-            spare_descriptor()
-        };
-        let spare = watch().map_err(Error::host("watch the vsock socket"))?;
+        let door = Door::open(&config.socket)?;
+        epoll
+            .add(&door, FIRST_TOKEN, EventFlags::IN)
+            .map_err(Error::host("watch the vsock socket"))?;
         Ok(Self {
             config,
             epoll,
-            listener,
-            _file: file,
-            spare: Some(spare),
+            door,
             greeted: false,
             entries: HashMap::new(),
             by_ends: HashMap::new(),
@@ -180,41 +150,9 @@ impl Muxer {
     }
 
     fn answer_callers(&mut self) {
-        loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => self.greet(stream),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                    if !self.turn_away() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    if self.refusals.count().is_some() {
-                        log::warn!(error:%; "vsock: cannot accept a connection");
-                    }
-                    if !matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                    ) {
-                        return;
-                    }
-                }
-            }
+        while let Some(stream) = self.door.next() {
+            self.greet(stream);
         }
-    }
-
-    /// With no descriptor left, a caller is better refused than left hanging.
-    fn turn_away(&mut self) -> bool {
-        if let Some(total) = self.refusals.count() {
-            log::warn!(total; "vsock: no file descriptors left; refusing connections");
-        }
-        if self.spare.take().is_none() {
-            return false;
-        }
-        drop(self.listener.accept());
-        self.spare = spare_descriptor().ok();
-        self.spare.is_some()
     }
 
     fn greet(&mut self, stream: UnixStream) {
@@ -337,15 +275,7 @@ impl Muxer {
         if let Some(at) = deadline {
             self.deadlines.push_back((at, id));
         }
-        self.entries.insert(
-            id,
-            Entry {
-                kind,
-                deadline,
-                queued: false,
-                wants_room: false,
-            },
-        );
+        self.entries.insert(id, Entry::new(kind, deadline));
     }
 
     fn watch(&self, id: u64) -> io::Result<()> {
@@ -505,15 +435,6 @@ impl Channel for Muxer {
         }
         self.ready.clear();
         self.resets.clear();
-    }
-}
-
-impl Entry {
-    fn stream(&self) -> Option<&UnixStream> {
-        match &self.kind {
-            Kind::Greeting { stream, .. } | Kind::Draining { stream, .. } => Some(stream),
-            Kind::Connected(connection) => connection.stream(),
-        }
     }
 }
 
