@@ -2,17 +2,20 @@
 //!
 //! Devices know nothing of hypervisors. A device takes guest memory, its
 //! virtqueues and an [`Interrupt`] per queue; whoever owns the machine wires
-//! them: an in-process virtual machine monitor directly, a separate one (QEMU,
-//! Cloud Hypervisor) through a [`vhost_user::Server`], a test by hand.
+//! them: an in-process virtual machine monitor through a transport of
+//! [`virtio`], a separate one (QEMU, Cloud Hypervisor) through a
+//! [`vhost_user::Server`], a test by hand.
 //!
 //! ```text
-//!   VsockConfig ──▶ vsock::Device ──┐                       ┌── QEMU
-//!                                   ├─▶ vhost_user::Server ─┤
-//!   FsConfig ─────▶ fs::Device ─────┘                       └── Cloud Hypervisor
+//!   BlkConfig ───▶ ┌────────────────┐     ┌── virtio::mmio, virtio::pci ── vCPUs
+//!   NetConfig ───▶ │ a device, with │ ◀───┤
+//!   VsockConfig ─▶ │ its own thread │     └── vhost_user::Server ── QEMU, …
+//!   FsConfig … ──▶ └────────────────┘
+//!   VhostUserConfig ─▶ a device that somebody else serves
 //! ```
 //!
 //! No daemon, no kernel module on the host, no thread that outlives its
-//! [`Server`](vhost_user::Server).
+//! device.
 //!
 //! # Trust
 //! Every byte of guest memory and everything that a virtqueue points at is
