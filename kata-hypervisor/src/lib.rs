@@ -41,7 +41,7 @@ mod console;
 mod host_kvm;
 #[cfg(any(feature = "qemu", feature = "kvm"))]
 mod kernel;
-#[cfg(feature = "kvm")]
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
 pub mod kvm;
 #[cfg(feature = "qemu")]
 pub mod qemu;

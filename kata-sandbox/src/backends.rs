@@ -46,11 +46,11 @@ impl Backends {
     /// Of those that work equally well, the first is taken.
     fn built_in() -> Self {
         #[cfg_attr(
-            not(any(feature = "kvm", feature = "qemu")),
+            not(any(all(feature = "kvm", target_arch = "x86_64"), feature = "qemu")),
             expect(unused_mut, reason = "there is none to add")
         )]
         let mut backends = Self::default();
-        #[cfg(feature = "kvm")]
+        #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
         backends.add(kata_hypervisor::kvm::Kvm::new());
         #[cfg(feature = "qemu")]
         backends.add(kata_hypervisor::qemu::Qemu::default());
@@ -115,6 +115,13 @@ impl Backends {
         if let [only] = &self.0[..] {
             return Ok(Arc::clone(&only.hypervisor)); // it finds out for itself
         }
+        for backend in &self.0 {
+            // Nothing beats this: the others need not be asked, which takes long.
+            let met = needs.are_met_by(backend.hypervisor.offers());
+            if met && rank(backend.probe().await) == BEST_RANK {
+                return Ok(Arc::clone(&backend.hypervisor));
+            }
+        }
         let found = self.probe().await;
         let best = found
             .iter()
@@ -147,9 +154,11 @@ impl Needs {
     }
 }
 
+const BEST_RANK: u8 = 0;
+
 fn rank(probe: &Probe) -> u8 {
     match probe.acceleration {
-        Some(Acceleration::Kvm) => 0,
+        Some(Acceleration::Kvm) => BEST_RANK,
         Some(Acceleration::Emulation) => 2,
         _ => 1,
     }

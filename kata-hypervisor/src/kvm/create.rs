@@ -96,7 +96,7 @@ impl Builder<'_> {
             filter: Arc::new(Filter::vcpu()?),
             id: self.config.id.as_str().into(),
         };
-        let vcpus = self.phase("start processors", || {
+        let vcpus = self.phase("make processors", || {
             let count = self.config.size.vcpus;
             let made = arch::make_vcpus(&device, &vm, count, self.settings, &entry)?;
             let pinned = made.into_iter().enumerate();

@@ -38,7 +38,8 @@ mod usage;
 mod vcpu;
 mod vm;
 
-#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+/// The seam of architectures: another one is a module of the same face.
+#[path = "x86_64/mod.rs"]
 mod arch;
 
 use std::sync::Arc;
