@@ -17,6 +17,7 @@ mod hooks;
 mod inherited;
 mod lock;
 mod logging;
+mod mount_points;
 mod network;
 mod pod;
 mod program;

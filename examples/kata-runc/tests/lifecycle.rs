@@ -327,6 +327,20 @@ fn what_makes_no_container_leaves_nothing() {
 }
 
 #[test]
+fn a_new_specification_runs_in_a_root_that_has_nothing_but_a_program() {
+    with_each(|runtime| {
+        let bundle = runtime.bundle_with(&["cat", "/proc/self/mounts"], |spec| {
+            spec["root"] = json!({"path": "bare", "readonly": true});
+        });
+        let bare = bundle.join("bare");
+        std::fs::create_dir_all(bare.join("bin")).unwrap();
+        std::fs::copy(common::busybox(), bare.join("bin/cat")).unwrap();
+        let mounts = runtime.ok(&["run", "c1"]);
+        assert!(mounts.contains(" /dev/pts "), "{}: {mounts}", runtime.name);
+    });
+}
+
+#[test]
 fn a_container_whose_supervisor_is_killed_is_stopped_and_can_be_deleted() {
     if let Some(reason) = lacks_guest() {
         return eprintln!("skipped: {reason}");

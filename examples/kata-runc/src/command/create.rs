@@ -12,6 +12,7 @@ use crate::cli::{Arguments, Globals, NAME};
 use crate::client;
 use crate::failure::{Failure, Result};
 use crate::hooks;
+use crate::mount_points;
 use crate::network;
 use crate::pod::{Membership, membership};
 use crate::program;
@@ -59,6 +60,7 @@ async fn make_in(
     let size = console_size(bundle.spec.oci().process().as_ref());
     let console = Console::open(bundle.terminal(), detach, socket, size)?;
     program::check(&bundle.rootfs(), bundle.spec.oci())?;
+    mount_points::make(&bundle.path, &bundle.rootfs(), bundle.spec.oci())?;
     let mut record = describe(root, arguments.argument(0)?, &bundle)?;
     directory.save(&record)?;
     let mut proxy = Proxy::start(console.stdio()?, bundle.spec.oci().process().as_ref())?;
