@@ -10,8 +10,6 @@ use common::network::{on_its_own, prepare, run};
 use common::{Host, sh, text};
 use kata_sandbox::network::{Cni, NetNs, PortMapping};
 use kata_sandbox::{ErrorKind, MemorySize, Runtime, Sandbox, Transport};
-use tokio::net::UdpSocket;
-use tokio::time::timeout;
 
 async fn start(runtime: &Runtime, id: &str, netns: &str) -> Sandbox {
     let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
@@ -128,7 +126,8 @@ async fn cni_plugins_connect_sandboxes_and_publish_ports() {
         let own = text(&sh(&in_b, "ip addr").await.stdout);
         let bare = address.trim_matches(['[', ']']);
         if !own.contains(&format!("{bare}/")) {
-            assert_eq!(text(&got.stdout), "published\n", "{address}");
+            let said = text(&got.stderr);
+            assert_eq!(text(&got.stdout), "published\n", "{address}: {said}\n{own}");
         }
     }
     run("busybox wget -q -T 20 -O - http://10.7.0.1:8088/x | grep published");
@@ -147,10 +146,7 @@ async fn ports_are_forwarded_without_a_network() {
     let sandbox = host.start(&runtime, "s").await;
     let container = host.sleeper(&sandbox, "c").await;
     let serve = "echo forwarded > /data/x; httpd -p 127.0.0.1:80 -h /data
-        httpd -p '[::1]:81' -h /data
-        udpsvd -E 127.0.0.1 7 cat > /dev/null 2>&1 &
-        udpsvd -E ::1 8 cat > /dev/null 2>&1 &
-        until grep -q :0007 /proc/net/udp && grep -q :0008 /proc/net/udp6; do :; done";
+        httpd -p '[::1]:81' -h /data";
     assert!(sh(&container, serve).await.exit.success());
     for (host_side, port) in [("127.0.0.1:0", 80), ("[::1]:0", 80), ("127.0.0.1:0", 81)] {
         let address = host_side.parse().unwrap();
@@ -166,19 +162,6 @@ async fn ports_are_forwarded_without_a_network() {
             .forward(Transport::Tcp, forwarding.local_addr(), 80)
             .await;
         assert_eq!(taken.unwrap_err().kind(), ErrorKind::AlreadyExists);
-    }
-    for port in [7, 8] {
-        let any = "127.0.0.1:0".parse().unwrap();
-        let forwarding = sandbox.forward(Transport::Udp, any, port).await.unwrap();
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket.connect(forwarding.local_addr()).await.unwrap();
-        let mut buffer = [0; 100];
-        for text in ["first", "second"] {
-            socket.send(text.as_bytes()).await.unwrap();
-            let answer = timeout(Duration::from_secs(30), socket.recv(&mut buffer)).await;
-            let length = answer.unwrap().unwrap();
-            assert_eq!(&buffer[..length], text.as_bytes(), "port {port}");
-        }
     }
     sandbox.stop(Duration::ZERO).await.unwrap();
 }

@@ -120,3 +120,42 @@ async fn garbage_ends_its_connection_only() {
     agent.create_sandbox().await;
     agent.destroy().await;
 }
+
+/// Answers two datagrams in the agent's network with what they say.
+fn echo_datagrams(agent: &Agent, address: &'static str) -> u16 {
+    let network = std::fs::File::open(format!("/proc/{}/ns/net", agent.process.id())).unwrap();
+    let (port, bound) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Only this thread moves.
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&network), None)
+            .unwrap();
+        let socket = std::net::UdpSocket::bind(address).unwrap();
+        port.send(socket.local_addr().unwrap().port()).unwrap();
+        let mut buffer = vec![0; 70_000];
+        for _ in 0..2 {
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..length], from).unwrap();
+        }
+    });
+    bound.recv().unwrap()
+}
+
+#[tokio::test]
+async fn a_udp_port_of_either_family_is_reached_datagram_by_datagram() {
+    if !able() {
+        return;
+    }
+    let agent = Agent::start("ip link set lo up").await;
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let port = echo_datagrams(&agent, address);
+        let (mut stream, reply) = open(&agent, &Request::Udp { port }).await;
+        assert_eq!(reply, Reply::Ok);
+        for bytes in [&b"first"[..], &[7; 20_000]] {
+            let sent = channel::datagram(bytes);
+            stream.write_all(&sent).await.unwrap();
+            let answer = channel::read_datagram(&mut stream).await.unwrap();
+            assert_eq!(answer.unwrap(), bytes, "{address}");
+        }
+    }
+    agent.destroy().await;
+}
