@@ -121,7 +121,7 @@ async fn cni_plugins_connect_sandboxes_and_publish_ports() {
         "[fd07::3]",
         "10.7.0.1:8088",
     ] {
-        let got = sh(&in_b, &format!("wget -q -T 20 -O - http://{address}/x")).await;
+        let got = sh(&in_b, &format!("wget -q -O - http://{address}/x")).await;
         // Which of the two got which address is chance.
         let own = text(&sh(&in_b, "ip addr").await.stdout);
         let bare = address.trim_matches(['[', ']']);
@@ -130,7 +130,7 @@ async fn cni_plugins_connect_sandboxes_and_publish_ports() {
             assert_eq!(text(&got.stdout), "published\n", "{address}: {said}\n{own}");
         }
     }
-    run("busybox wget -q -T 20 -O - http://10.7.0.1:8088/x | grep published");
+    run("busybox wget -q -O - http://10.7.0.1:8088/x | grep published");
     a.stop(Duration::ZERO).await.unwrap();
     b.stop(Duration::ZERO).await.unwrap();
     let left = run(&format!(
