@@ -1,4 +1,6 @@
-//! An initramfs with busybox, the vsock peer and a shell on the console.
+//! An initramfs with busybox, the vsock peer and a shell on the console. The
+//! modules of the kernel that `KATA_TEST_MODULES` names (paths, separated by colons)
+//! are loaded in their order.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,9 +11,12 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox --install -s /bin
 export PATH=/bin
+for module in /modules/*; do [ -f "$module" ] && insmod "$module"; done
 stty -echo -onlcr < /dev/ttyS0
-vsock_peer > /tmp/peer &
-until grep -q READY /tmp/peer; do sleep 0.05; done
+if [ -e /dev/vsock ]; then
+  vsock_peer > /tmp/peer &
+  until grep -q READY /tmp/peer; do sleep 0.05; done
+fi
 exec < /dev/ttyS0 > /dev/ttyS0 2>&1
 echo "GUEST READY"
 while IFS= read -r line; do
@@ -33,6 +38,12 @@ pub(crate) fn build(dir: &Path) -> PathBuf {
     );
     archive.add("bin/vsock_peer", 0o100_755, &std::fs::read(peer).unwrap());
     archive.add_console();
+    archive.add("modules", 0o040_755, &[]);
+    let modules = std::env::var("KATA_TEST_MODULES").unwrap_or_default();
+    for (number, module) in modules.split_terminator(':').enumerate() {
+        let name = format!("modules/{number:02}");
+        archive.add(&name, 0o100_644, &std::fs::read(module).unwrap());
+    }
     let path = dir.join("initramfs");
     std::fs::write(&path, archive.finish()).unwrap();
     path

@@ -39,6 +39,12 @@ pub(crate) fn kernel() -> Option<PathBuf> {
     Some(kernel)
 }
 
+/// The machine; `KATA_TEST_MACHINE` names another for kernels that need it (q35).
+fn machine() -> String {
+    let small = "microvm,acpi=off,pit=on,pic=on,rtc=on".to_owned();
+    std::env::var("KATA_TEST_MACHINE").unwrap_or(small)
+}
+
 /// A vhost-user device of QEMU's: `name`, whose front end connects to `socket`.
 pub(crate) fn vhost_user(name: &str, id: &str, socket: &Path) -> [String; 4] {
     [
@@ -60,10 +66,7 @@ impl Guest {
     pub(crate) fn boot(kernel: &Path, dir: &Path, devices: &[String]) -> Self {
         let initramfs = initramfs::build(dir);
         let mut qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-M",
-                "microvm,acpi=off,pit=on,pic=on,rtc=on,memory-backend=mem",
-            ])
+            .args(["-M", &format!("{},memory-backend=mem", machine())])
             .args(["-object", "memory-backend-memfd,id=mem,size=256M,share=on"])
             .args([
                 "-m",
