@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Host, leftovers::Census, sh, text};
+use common::{Host, detached, leftovers::Census, sh, text};
+use kata_protocol::manifest::{FILE, ImageFile, Manifest};
 use kata_sandbox::{
     Container, ContainerSpec, ErrorKind, Exit, MemorySize, Mount, Namespace, Rootfs, Sandbox,
     SandboxBuilder, StdioMode,
@@ -321,7 +322,7 @@ async fn mounts_are_as_clients_write_them() {
     let types = said(
         &container,
         "awk '$2 == \"/host/sys\" || $2 == \"/dev/shm\" || $2 == \"/sys/fs/cgroup\" \
-         { print $2, $3 }' /proc/mounts | sort",
+         { print $2, $3 }' /proc/mounts | sort -u",
     )
     .await;
     assert_eq!(
@@ -393,12 +394,8 @@ async fn the_monitor_is_in_its_control_group_with_the_limits() {
     drop(container);
     sandbox.delete().await.unwrap();
     drop(runtime);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    for mount in mounts.lines().filter(|line| line.contains(" - cgroup")) {
-        let mount = mount.split(' ').nth(4).unwrap();
-        let group = format!("{mount}/kata-test-{}", std::process::id());
-        assert!(!Path::new(&group).exists(), "{group} is left");
-    }
+    let outer = format!("kata-test-{}", std::process::id());
+    assert_eq!(left(&outer), Vec::<PathBuf>::new());
     before.assert_same_soon(&host.state_dir());
 }
 
@@ -414,4 +411,98 @@ fn monitor() -> u32 {
         }
     }
     panic!("this process has no QEMU");
+}
+
+/// An image whose agent is on a root disk: the kernel of the host's image, and
+/// an ext4 file system with the agent as its init.
+fn image_with_a_disk(host: &Host) -> Option<PathBuf> {
+    let Some(agent) = std::env::var_os("KATA_AGENT") else {
+        eprintln!("skipped: KATA_AGENT names no agent");
+        return None;
+    };
+    let root = host.directory.path().join("guest");
+    for part in ["dev", "proc", "run", "sys", "tmp", "etc/kata"] {
+        std::fs::create_dir_all(root.join(part)).unwrap();
+    }
+    std::fs::copy(agent, root.join("init")).unwrap();
+    std::fs::write(root.join("etc/kata/modules"), "").unwrap();
+    let disk = ext4(host, "root.img", &root)?;
+    let image = host.directory.path().join("image");
+    std::fs::create_dir(&image).unwrap();
+    std::fs::rename(disk, image.join("root.img")).unwrap();
+    std::fs::copy(host.image().join("vmlinux"), image.join("vmlinux")).unwrap();
+    let describe = |name: &str| ImageFile::describe(&image.join(name)).unwrap();
+    let mut manifest = Manifest::load(host.image()).unwrap();
+    manifest.kernel = describe("vmlinux");
+    manifest.initramfs = None;
+    manifest.disk = Some(describe("root.img"));
+    manifest.kernel_parameters = ["root=/dev/vda", "rootfstype=ext4", "ro", "init=/init"]
+        .map(str::to_owned)
+        .into();
+    let json = serde_json::to_vec(&manifest).unwrap();
+    std::fs::write(image.join(FILE), json).unwrap();
+    Some(image)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_image_may_be_a_root_disk() {
+    let Some(host) = Host::new() else { return };
+    let Some(image) = image_with_a_disk(&host) else {
+        return;
+    };
+    let runtime = host.builder().guest_image(&image).build().unwrap();
+    let data = host.directory.path().join("data");
+    std::fs::write(&data, [b"more".as_slice(), &[0; 1 << 16]].concat()).unwrap();
+    // Another disk does not take its place.
+    let sandbox = start(runtime.sandbox("disk").disk(&data, true)).await;
+    let container = host.sleeper(&sandbox, "c").await;
+    assert_eq!(said(&container, "echo works").await, "works\n");
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_is_in_the_control_group_that_outlives_no_crash() {
+    let Some(host) = Host::new() else { return };
+    let runtime = detached::runtime(&host);
+    let outer = format!("kata-test-{}-supervised", std::process::id());
+    let start = || {
+        let builder = detached::builder(&runtime, "supervised").boot_timeout(PATIENCE);
+        builder.cgroup(format!("/{outer}/pod")).start()
+    };
+    let sandbox = match start().await {
+        Ok(sandbox) => sandbox,
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            eprintln!("skipped: this user makes no control groups here: {error:#}");
+            return;
+        }
+        Err(error) => panic!("{error:#}"),
+    };
+    let record = detached::record(&host, "supervised");
+    for process in ["owner", "monitor"] {
+        let pid = &record[process]["pid"];
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        for line in groups.lines() {
+            assert!(
+                line.ends_with(&format!(":/{outer}/pod")),
+                "{process}: {line}"
+            );
+        }
+    }
+    sandbox.delete().await.unwrap();
+    assert_eq!(left(&outer), Vec::<PathBuf>::new());
+
+    let victim = start().await.unwrap();
+    detached::kill_supervisor(&host, "supervised");
+    victim.wait().await;
+    drop(victim);
+    let recovered = runtime.recover().await.unwrap();
+    assert_eq!(left(&outer), Vec::<PathBuf>::new(), "{recovered:?}");
+}
+
+/// Control groups of that name, in all hierarchies.
+fn left(name: &str) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    let groups = mounts.map(|line| Path::new(line.split(' ').nth(4).unwrap()).join(name));
+    groups.filter(|group| group.exists()).collect()
 }

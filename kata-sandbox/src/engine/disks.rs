@@ -107,7 +107,8 @@ impl Disks {
             );
             let error = context.error(ErrorKind::Unsupported, reason);
             return Err(error.with_remedy(
-                "name it with SandboxBuilder::disk, or leave room with SandboxBuilder::spare_disks",
+                "name it with SandboxBuilder::disk, leave room with SandboxBuilder::spare_disks, \
+                 or mount it on the host and share it, as with Rootfs::Dir",
             ));
         };
         let is_free = |id: &String| entries.iter().all(|entry| entry.id != *id);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,32 +43,52 @@ impl ProcessId {
     /// # Errors
     /// When it cannot be killed, or does not end in time.
     pub(crate) fn end(&self, limit: Duration) -> io::Result<()> {
-        let raw = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        let Some(pid) = raw.filter(|_| self.is_there()) else {
+        let Some(pidfd) = self.open()? else {
             return Ok(());
         };
-        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(Errno::SRCH) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        // What was opened may be another, if the first has ended since.
-        if !self.is_there() {
-            return Ok(());
-        }
         match pidfd_send_signal(&pidfd, Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let limit = Timespec::try_from(limit).expect("seconds, not centuries");
-        loop {
-            let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
-            match poll(&mut ends, Some(&limit)) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        ended(&pidfd, limit)
+    }
+
+    /// Waits until the process has ended by itself, unless it is this one.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub(crate) fn wait(&self, limit: Duration) -> io::Result<()> {
+        if self.pid == std::process::id() {
+            return Ok(());
+        }
+        self.open()?.map_or(Ok(()), |pidfd| ended(&pidfd, limit))
+    }
+
+    /// The process, if it is there.
+    fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let raw = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(pid) = raw.filter(|_| self.is_there()) else {
+            return Ok(None);
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        // What was opened may be another, if the first has ended since.
+        Ok(self.is_there().then_some(pidfd))
+    }
+}
+
+fn ended(pidfd: &OwnedFd, limit: Duration) -> io::Result<()> {
+    let limit = Timespec::try_from(limit).expect("seconds, not centuries");
+    loop {
+        let mut ends = [PollFd::new(pidfd, PollFlags::IN)];
+        match poll(&mut ends, Some(&limit)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

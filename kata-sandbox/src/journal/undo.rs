@@ -17,6 +17,12 @@ pub(super) fn undo(directory: &Path, record: &Record) -> Result<()> {
             .end(DYING)
             .map_err(JournalError::io("end the monitor of", directory))?;
     }
+    if !record.cgroups.is_empty()
+        && let Err(error) = record.owner.wait(DYING)
+    {
+        // It has let go of its lock: the groups say whether it is in them.
+        log::debug!(pid = record.owner.pid, error:%; "a process does not end");
+    }
     let removed = crate::cgroup::remove(&record.cgroups);
     removed.map_err(|error| {
         JournalError::io("remove the control group of", directory)(io::Error::other(error))
