@@ -27,6 +27,7 @@ fn containerd() -> Option<Client> {
         eprintln!("skipped: containerd does not work here: {reason}");
         return None;
     }
+    client.finally(&["task", "delete", "--force", "t3"]);
     let image = oci_image(client.directory());
     client.ok(&["image", "import", "--snapshotter", "native", &image]);
     Some(client)

@@ -20,7 +20,9 @@ fn podman() -> Option<Client> {
         eprintln!("skipped: {reason}");
         return None;
     }
-    let client = Client::new("podman", configure);
+    let mut client = Client::new("podman", configure);
+    client.finally(&["pod", "rm", "-f", "-a", "-t", "0"]);
+    client.finally(&["rm", "-f", "-a", "-t", "0"]);
     if let Some(reason) = client.unusable(&["info"]) {
         eprintln!("skipped: podman does not work here: {reason}");
         return None;

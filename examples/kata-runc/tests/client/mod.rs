@@ -19,7 +19,7 @@ use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
-use crate::common::{KATA_RUNC, Ran, make_rootfs, ran};
+use crate::common::{KATA_RUNC, Ran, make_rootfs, ran, write_config};
 
 /// Engines of this age want cgroup v1 alone; a host that has an empty cgroup v2
 /// beside it hides that from them.
@@ -30,6 +30,8 @@ pub(crate) struct Client {
     directory: TempDir,
     image: String,
     template: Command,
+    /// Commands that remove all containers.
+    cleanups: Vec<&'static [&'static str]>,
     daemon: Option<Daemon>,
 }
 
@@ -43,8 +45,9 @@ impl Client {
         // Short: sockets are below it.
         let directory = tempfile::Builder::new().prefix("kc-").tempdir().unwrap();
         let runtime = directory.path().join("kata-runc");
-        fs::write(&runtime, wrapper()).unwrap();
+        fs::write(&runtime, wrapper(directory.path())).unwrap();
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+        write_config(directory.path());
         let root = directory.path().join("image");
         make_rootfs(&root);
         let image = directory.path().join("image.tar");
@@ -57,8 +60,14 @@ impl Client {
             image: image.display().to_string(),
             directory,
             template,
+            cleanups: Vec::new(),
             daemon: None,
         }
+    }
+
+    /// Has a command run at the end, however that comes.
+    pub(crate) fn finally(&mut self, args: &'static [&'static str]) {
+        self.cleanups.push(args);
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -190,9 +199,22 @@ fn copied(template: &Command, args: &[&str]) -> Command {
 }
 
 /// Engines start runtimes with an environment of their own.
-fn wrapper() -> String {
+fn wrapper(directory: &Path) -> String {
     let image = std::env::var("KATA_GUEST_IMAGE").unwrap_or_default();
-    format!("#!/bin/sh\nexport KATA_GUEST_IMAGE='{image}'\nexec '{KATA_RUNC}' \"$@\"\n")
+    let config = directory.join("kata-runc.toml").display().to_string();
+    format!(
+        "#!/bin/sh\nexport KATA_GUEST_IMAGE='{image}'\n\
+         exec '{KATA_RUNC}' --config '{config}' \"$@\"\n"
+    )
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for args in &self.cleanups {
+            // There may be nothing to remove.
+            let _ = self.ran(args, "");
+        }
+    }
 }
 
 impl Drop for Daemon {

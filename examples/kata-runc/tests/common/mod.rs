@@ -50,6 +50,13 @@ pub(crate) fn has(program: &str) -> bool {
         .any(|directory| directory.join(program).is_file())
 }
 
+/// Writes kata-runc's configuration: sandboxes have their state in a directory
+/// too, so that it is gone with it.
+pub(crate) fn write_config(directory: &Path) {
+    let text = format!("state_dir = '{}'\n", directory.join("s").display());
+    fs::write(directory.join("kata-runc.toml"), text).unwrap();
+}
+
 /// A root file system with busybox's programs.
 pub(crate) fn make_rootfs(root: &Path) {
     for name in ["bin", "dev", "etc", "proc", "root", "sys", "tmp", "vol"] {
@@ -87,10 +94,12 @@ pub(crate) fn runtimes() -> Vec<Runtime> {
 
 impl Runtime {
     fn new(name: &'static str, program: impl Into<PathBuf>) -> Self {
+        let directory = tempfile::Builder::new().prefix("kr-").tempdir().unwrap();
+        write_config(directory.path());
         Self {
             name,
             program: program.into(),
-            directory: tempfile::Builder::new().prefix("kr-").tempdir().unwrap(),
+            directory,
         }
     }
 
@@ -135,7 +144,12 @@ impl Runtime {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--root").arg(self.root()).args(args);
+        command.arg("--root").arg(self.root());
+        if self.name == "kata-runc" {
+            let config = self.directory.path().join("kata-runc.toml");
+            command.arg("--config").arg(config);
+        }
+        command.args(args);
         command
     }
 
