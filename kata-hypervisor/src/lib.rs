@@ -43,6 +43,8 @@ mod host_kvm;
 mod kernel;
 #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
 pub mod kvm;
+#[cfg(any(feature = "qemu", feature = "kvm"))]
+mod medium;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 #[cfg(any(feature = "qemu", feature = "kvm"))]

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::config::{Devices, MachineSize, MemorySize, VmConfig};
-use crate::disk::{DiskConfig, Medium};
+use crate::disk::DiskConfig;
 use crate::error::{Error, Result};
 use crate::kernel::{Format, KernelTraits, Known, inspect_initramfs, inspect_kernel};
+use crate::medium::Medium;
 use crate::nic::{Mac, NicConfig};
 
 /// More than any supported machine has.

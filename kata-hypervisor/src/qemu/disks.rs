@@ -13,8 +13,9 @@ use serde_json::json;
 
 use super::args::{RootPort, driver, node};
 use super::vm::QemuVm;
-use crate::disk::{DiskConfig, Medium};
+use crate::disk::DiskConfig;
 use crate::error::{Error, Result};
+use crate::medium::Medium;
 use crate::validate;
 use crate::vm::DiskPlug;
 

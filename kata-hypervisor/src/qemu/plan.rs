@@ -12,8 +12,8 @@ use super::args::{
 use super::probe::Facts;
 use super::{MachineChoice, Settings};
 use crate::config::{MemorySize, VmConfig};
-use crate::disk::Medium;
 use crate::kernel::{KernelTraits, Words};
+use crate::medium::Medium;
 use crate::probe::Acceleration;
 
 /// How many virtio devices a `microvm` has room for without ACPI.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::{Argument, Bus, Options};
-use crate::disk::Medium;
+use crate::medium::Medium;
 
 /// A disk that is there from the start.
 #[derive(Clone, Debug)]
