@@ -34,6 +34,7 @@ mod hosted;
 mod kick;
 mod negotiation;
 mod queue;
+mod queue_setup;
 mod signals;
 mod state;
 mod status;

@@ -4,95 +4,23 @@
 //! bounded rate and ignored; a queue that lies nowhere breaks the device until
 //! it is reset.
 
+mod snapshot;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_config::{VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::{Queue, QueueState, QueueT};
+use virtio_queue::{Queue, QueueState};
 
 use super::device::{Activation, DeviceEvents, DeviceQueue, VirtioDevice};
 use super::kick::Kick;
 use super::queue::{GuestMemory, Interrupt, VirtQueue};
+use super::queue_setup::{Area, Half, QueueSetup};
 use super::signals::{Events, Signals};
-use super::state::{SavedQueue, StateError, TransportState};
 use super::status::{self, Change, Status};
 use crate::limit::Offences;
 use crate::{Error, Result};
-
-/// The version of [`TransportState`].
-const STATE_VERSION: u32 = 1;
-
-/// The half of a 64-bit value that a 32-bit register holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Half {
-    /// Bits 0 to 31.
-    Low,
-    /// Bits 32 to 63.
-    High,
-}
-
-impl Half {
-    fn set(self, value: &mut u64, half: u32) {
-        *value = match self {
-            Self::Low => *value & !0xffff_ffff | u64::from(half),
-            Self::High => *value & 0xffff_ffff | u64::from(half) << 32,
-        };
-    }
-
-    pub(crate) fn of(self, value: u64) -> u32 {
-        let bytes = value.to_le_bytes();
-        let at = match self {
-            Self::Low => 0,
-            Self::High => 4,
-        };
-        u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    }
-}
-
-/// The parts of a queue (virtio 1.2 §2.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Area {
-    /// The descriptor table.
-    Descriptors,
-    /// The available ring, of the driver.
-    Available,
-    /// The used ring, of the device.
-    Used,
-}
-
-/// A queue, as far as the driver has set it up.
-#[derive(Debug)]
-pub(crate) struct QueueSetup {
-    max: u16,
-    saved: SavedQueue,
-    kick: Arc<Kick>,
-    /// Here while the machine is paused.
-    held: Option<DeviceQueue>,
-}
-
-impl QueueSetup {
-    fn new(max: u16) -> std::io::Result<Self> {
-        Ok(Self {
-            max,
-            saved: Self::fresh(max),
-            kick: Arc::new(Kick::new()?),
-            held: None,
-        })
-    }
-
-    fn fresh(max: u16) -> SavedQueue {
-        SavedQueue {
-            size: max,
-            ..SavedQueue::default()
-        }
-    }
-
-    fn clear(&mut self) {
-        self.saved = Self::fresh(self.max);
-        self.held = None;
-    }
-}
 
 /// How used buffers of queue `.0`, with the MSI-X vector `.1`, are told.
 type InterruptOf<'a> = &'a dyn Fn(usize, Option<u16>) -> Arc<dyn Interrupt>;
@@ -456,102 +384,6 @@ impl Negotiation {
         } else {
             self.complain("the configuration is written without a driver");
         }
-    }
-
-    // Pause, save, restore.
-
-    /// Quiesces all queues.
-    pub(crate) fn pause(&mut self) {
-        if !self.active || self.paused {
-            return;
-        }
-        for index in 0..self.queues.len() {
-            self.queues[index].held = self.device.quiesce(index);
-        }
-        self.paused = true;
-    }
-
-    /// Lets the device go on after [`pause`](Self::pause).
-    pub(crate) fn resume(&mut self) -> std::io::Result<()> {
-        self.paused = false;
-        for index in 0..self.queues.len() {
-            if let Some(queue) = self.queues[index].held.take() {
-                self.device.resume(index, queue)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The state of a paused device, or of one that is not active.
-    pub(crate) fn save(&mut self) -> Result<TransportState, StateError> {
-        if self.active && !self.paused {
-            return Err(StateError::Unavailable {
-                reason: "the device runs; pause it first".to_owned(),
-            });
-        }
-        let queues = self.queues.iter().map(QueueSetup::save).collect();
-        Ok(TransportState {
-            version: STATE_VERSION,
-            status: self.status(),
-            driver_features: self.chosen,
-            pending: self.signals.pending(),
-            queues,
-            device: self.device.save()?,
-        })
-    }
-
-    /// Makes a device that was never used be as the saved one was.
-    pub(crate) fn restore(
-        &mut self,
-        state: &TransportState,
-        config_interrupt: Arc<dyn Interrupt>,
-        interrupt_of: InterruptOf<'_>,
-    ) -> Result<(), StateError> {
-        if state.version != STATE_VERSION {
-            return Err(StateError::Version {
-                version: state.version,
-            });
-        }
-        if state.queues.len() != self.queues.len() || state.driver_features & !self.offered() != 0 {
-            return Err(StateError::Damaged {
-                reason: "it is of a device with other queues or features".to_owned(),
-            });
-        }
-        self.reset();
-        self.device.restore(&state.device)?;
-        self.chosen = state.driver_features;
-        self.signals.note(state.pending);
-        self.status = Status(state.status & !status::NEEDS_RESET);
-        for (queue, saved) in self.queues.iter_mut().zip(&state.queues) {
-            queue.saved = *saved;
-        }
-        let events = self.events(Arc::clone(&config_interrupt));
-        if state.status & status::NEEDS_RESET != 0 {
-            events.needs_reset();
-        } else if self.status.has(status::DRIVER_OK) {
-            self.activate(config_interrupt, interrupt_of);
-        }
-        Ok(())
-    }
-}
-
-impl QueueSetup {
-    pub(crate) fn max(&self) -> u16 {
-        self.max
-    }
-
-    pub(super) fn saved(&self) -> &SavedQueue {
-        &self.saved
-    }
-
-    fn save(&self) -> SavedQueue {
-        let mut saved = self.saved;
-        if let Some(held) = &self.held {
-            let queue = held.queue.queue();
-            saved.next_available = queue.next_avail();
-            saved.next_used = queue.next_used();
-        }
-        saved
     }
 }
 

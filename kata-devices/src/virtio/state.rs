@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceKind;
-use super::negotiation::Area;
+use super::queue_setup::Area;
 
 /// What a device keeps beside its queues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

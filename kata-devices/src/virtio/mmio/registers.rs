@@ -2,7 +2,7 @@
 
 use virtio_bindings::virtio_mmio as layout;
 
-use crate::virtio::negotiation::{Area, Half};
+use crate::virtio::queue_setup::{Area, Half};
 
 /// "virt", little-endian.
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"virt");

@@ -1,6 +1,6 @@
 //! What an access to the BAR means (virtio 1.2 §4.1.4). Pure.
 
-use crate::virtio::negotiation::{Area, Half};
+use crate::virtio::queue_setup::{Area, Half};
 
 /// Bytes of the BAR.
 pub(super) const BAR_SIZE: u64 = 0x1_0000;
