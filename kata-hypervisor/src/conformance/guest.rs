@@ -16,7 +16,8 @@ use crate::config::{KernelCommandLine, MemorySize};
 /// port [`DISKS`](Self::DISKS) it reads `<serial> [<word>]`, writes the word to
 /// the disk of that serial number if there is one, and answers by its first 512
 /// bytes, or by `error: …`. On port [`SIZE`](Self::SIZE) it brings all
-/// processors online and says `<processors> <KiB of memory>`.
+/// processors online and says `<processors> <KiB of memory>`. On port
+/// [`CLOCK`](Self::CLOCK) it says how many milliseconds have passed in it.
 ///
 /// [`Guest::from_environment`] builds one from source; a backend that needs
 /// another guest makes its own to this contract.
@@ -46,6 +47,8 @@ impl Guest {
     pub const FILES: u32 = 11;
     /// The guest's port that reads and writes disks.
     pub const DISKS: u32 = 13;
+    /// The guest's port that tells how many milliseconds have passed there.
+    pub const CLOCK: u32 = 17;
     /// The guest's port that says how large the machine is.
     pub const SIZE: u32 = 15;
 

@@ -83,7 +83,7 @@ impl Host {
 
     pub(crate) async fn start(&self, runtime: &Runtime, id: &str) -> Sandbox {
         let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
-        match builder.boot_timeout(Duration::from_secs(60)).start().await {
+        match builder.boot_timeout(Duration::from_secs(180)).start().await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 let console = String::from_utf8_lossy(error.console_tail().unwrap_or_default());

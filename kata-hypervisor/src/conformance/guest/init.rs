@@ -14,6 +14,7 @@ const ECHO: u32 = 7;
 const ORDERS: u32 = 9;
 const FILES: u32 = 11;
 const DISKS: u32 = 13;
+const CLOCK: u32 = 17;
 const SIZE: u32 = 15;
 
 const AF_VSOCK: i32 = 40;
@@ -55,6 +56,7 @@ fn main() {
         let _ = mount_new(kind, kind, place);
     }
     serve(listen_on(DISKS), show_disk);
+    serve(listen_on(CLOCK), tell_time);
     serve(listen_on(SIZE), tell_size);
     announce();
     loop {
@@ -211,6 +213,13 @@ fn announce() {
             let _ = File::from_raw_fd(fd).write_all(b"up\n");
         }
     }
+}
+
+/// Sends the milliseconds that have passed here since this was first asked.
+fn tell_time(mut stream: File) {
+    static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let first = FIRST.get_or_init(std::time::Instant::now);
+    let _ = write!(stream, "{}", first.elapsed().as_millis());
 }
 
 fn answer(mut stream: File) {
