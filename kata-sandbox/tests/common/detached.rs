@@ -10,7 +10,18 @@ use super::Host;
 pub(crate) fn runtime(host: &Host) -> Runtime {
     let supervisor = Supervisor::program(env!("CARGO_BIN_EXE_kata-supervisor"))
         .log(host.directory.path().join("supervisor.log"));
+    let supervisor = with_coverage(supervisor);
     host.builder().supervisor(supervisor).build().unwrap()
+}
+
+/// A supervisor has an empty environment; one whose coverage is measured has to
+/// know where to write it.
+pub(crate) fn with_coverage(supervisor: Supervisor) -> Supervisor {
+    const PROFILE: &str = "LLVM_PROFILE_FILE";
+    match std::env::var_os(PROFILE) {
+        Some(path) => supervisor.env(PROFILE, path),
+        None => supervisor,
+    }
 }
 
 pub(crate) fn builder(runtime: &Runtime, id: &str) -> SandboxBuilder {

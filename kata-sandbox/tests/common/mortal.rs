@@ -36,7 +36,8 @@ impl Orders {
     }
 
     pub(crate) fn supervisor(&self, main: &str) -> Supervisor {
-        Supervisor::this_program(self.arguments(main)).log(self.traces.with_extension("log"))
+        let supervisor = Supervisor::this_program(self.arguments(main));
+        super::detached::with_coverage(supervisor.log(self.traces.with_extension("log")))
     }
 
     /// The orders of this process, if it has any.
