@@ -101,7 +101,7 @@ async fn cni_plugins_connect_sandboxes_and_publish_ports() {
     let published = cni.clone().port_mapping(PortMapping::tcp(8088, 80));
     let runtime = host.runtime();
     let start = async |id: &str, network: Cni| {
-        let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
+        let builder = runtime.sandbox(id).memory(MemorySize::mib(128)).vcpus(2);
         let started = builder
             .network(network)
             .boot_timeout(Duration::from_secs(120));
