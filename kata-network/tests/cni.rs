@@ -408,3 +408,53 @@ async fn version_1_1_plugins_are_asked_for_their_status_and_told_what_is_alive()
     network.teardown("alive").await.unwrap();
     assert_eq!(left(&directory), "");
 }
+
+/// The middle of some durations.
+fn median(mut all: Vec<Duration>) -> Duration {
+    all.sort();
+    all[all.len() / 2]
+}
+
+#[tokio::test]
+#[ignore = "a figure, for a quiet machine"]
+async fn a_set_up_takes_little_longer_than_its_plugins() {
+    if !on_its_own("a_set_up_takes_little_longer_than_its_plugins") || !has_plugins() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let text = bridge(directory.path(), "");
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut plugin = list["plugins"][0].clone();
+    plugin["cniVersion"] = "1.0.0".into();
+    plugin["name"] = "pods".into();
+    let input = directory.path().join("input");
+    std::fs::write(&input, plugin.to_string()).unwrap();
+    let by_hand = |command: &str| {
+        let began = std::time::Instant::now();
+        let input = input.display();
+        run(&format!(
+            "CNI_COMMAND={command} CNI_CONTAINERID=hand CNI_NETNS=/run/netns/hand CNI_IFNAME=eth0 \
+             CNI_PATH=/usr/lib/cni exec /usr/lib/cni/bridge < {input}"
+        ));
+        began.elapsed()
+    };
+    let network = network(&directory, &text);
+    let (mut plugins, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..11 {
+        run("ip netns add hand");
+        plugins.push(by_hand("ADD"));
+        by_hand("DEL");
+        run("ip netns del hand");
+        let began = std::time::Instant::now();
+        let lease = set_up(&network).await.unwrap();
+        ours.push(began.elapsed());
+        drop(lease);
+        network.teardown("s").await.unwrap();
+    }
+    let (plugins, ours) = (median(plugins), median(ours));
+    println!("bridge by hand {plugins:?}, set-up with namespace, taps and filters {ours:?}");
+    assert!(
+        ours < plugins + Duration::from_millis(10),
+        "it takes longer"
+    );
+}
