@@ -61,7 +61,15 @@ impl ProcessId {
         if self.pid == std::process::id() {
             return Ok(());
         }
-        self.open()?.map_or(Ok(()), |pidfd| ended(&pidfd, limit))
+        let raw = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // Its first thread may have ended while others still end: that is not
+        // all of it, which the descriptor knows.
+        let Some(Ok(pidfd)) = raw.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+            return Ok(());
+        };
+        let is_it = self.boot_id == boot_id()
+            && stat(self.pid).is_some_and(|(_, start)| Some(start) == self.start_time);
+        if is_it { ended(&pidfd, limit) } else { Ok(()) }
     }
 
     /// The process, if it is there.
@@ -101,12 +109,16 @@ fn boot_id() -> Option<String> {
 /// Field 22 of a process's `stat`, counted after the command's parenthesis.
 /// None for one that has ended and was not reaped.
 fn start_time(pid: u32) -> Option<u64> {
+    let (state, start) = stat(pid)?;
+    (state != "Z").then_some(start)
+}
+
+/// A process's state, and when it began.
+fn stat(pid: u32) -> Option<(String, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.to_owned();
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
