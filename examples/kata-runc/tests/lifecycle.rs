@@ -392,25 +392,28 @@ fn supervisor_of(runtime: &Runtime) -> i32 {
 
 #[test]
 fn concurrent_commands_on_one_container_make_one_of_them_the_first() {
-    with_each(|runtime| {
-        runtime.bundle(SLEEP);
-        let codes = at_once(runtime, &["create", "c1"]);
-        assert_eq!(
-            codes.iter().filter(|code| **code == Some(0)).count(),
-            1,
-            "{codes:?}"
-        );
-        let codes = at_once(runtime, &["start", "c1"]);
-        assert_eq!(
-            codes.iter().filter(|code| **code == Some(0)).count(),
-            1,
-            "{codes:?}"
-        );
-        runtime.assert_status("c1", "running");
-        let codes = at_once(runtime, &["delete", "--force", "c1"]);
-        assert!(codes.contains(&Some(0)), "{codes:?}");
-        assert!(runtime.fails(&["state", "c1"]).contains("does not exist"));
-    });
+    if let Some(reason) = lacks_guest() {
+        return eprintln!("skipped: {reason}");
+    }
+    // Not with runc, whose second start waits for ever for a pipe to open.
+    let runtime = &Runtime::kata();
+    runtime.bundle(SLEEP);
+    let codes = at_once(runtime, &["create", "c1"]);
+    assert_eq!(
+        codes.iter().filter(|code| **code == Some(0)).count(),
+        1,
+        "{codes:?}"
+    );
+    let codes = at_once(runtime, &["start", "c1"]);
+    assert_eq!(
+        codes.iter().filter(|code| **code == Some(0)).count(),
+        1,
+        "{codes:?}"
+    );
+    runtime.assert_status("c1", "running");
+    let codes = at_once(runtime, &["delete", "--force", "c1"]);
+    assert!(codes.contains(&Some(0)), "{codes:?}");
+    assert!(runtime.fails(&["state", "c1"]).contains("does not exist"));
 }
 
 fn at_once(runtime: &Runtime, args: &[&str]) -> Vec<Option<i32>> {

@@ -56,8 +56,8 @@ fn a_console_socket_is_sent_a_terminal_with_its_size_and_its_signals() {
         return eprintln!("skipped: {reason}");
     }
     for runtime in runtimes() {
-        let script = "trap 'echo caught' INT; tty; echo ready; read line; stty size; \
-             echo got $line; sleep 1000; echo end";
+        let script = "trap 'echo caught; exit 3' INT; tty; echo ready; read line; stty size; \
+             echo got $line; while true; do sleep 0.1; done";
         runtime.bundle_with(&["/bin/sh", "-c", script], |spec| {
             spec["process"]["terminal"] = json!(true);
         });
