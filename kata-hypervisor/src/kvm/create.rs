@@ -71,6 +71,9 @@ impl Builder<'_> {
         let kernel = self.phase("check configuration", || self.check(known))?;
         let (device, vm) = self.phase("open KVM", || self.open())?;
         let memory = self.phase("map memory", || self.memory(&vm))?;
+        // After the memory: the kernel gives memory to a machine that has chips
+        // some milliseconds later.
+        self.phase("make chips", || arch::make_chips(&vm))?;
         let console = Arc::new(Tail::new(CONSOLE_TAIL));
         let mut bus = Bus::default();
         let places = self.phase("make devices", || {
@@ -146,7 +149,6 @@ impl Builder<'_> {
             source,
         })?;
         let vm = make_vm(&device)?;
-        arch::make_chips(&vm)?;
         Ok((device, vm))
     }
 
