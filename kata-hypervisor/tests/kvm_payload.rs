@@ -208,7 +208,7 @@ async fn a_disk_is_read_and_written() {
         return;
     };
     let path = bench.path().join("disk");
-    let content: Vec<u8> = (0..4096u32).map(|at| (at / 512) as u8 + b'a').collect();
+    let content: Vec<u8> = (b'a'..=b'h').flat_map(|letter| [letter; 512]).collect();
     fs::write(&path, &content).unwrap();
     bench.devices.disks.push(DiskConfig {
         id: "d".to_owned(),
