@@ -52,6 +52,10 @@ pub(super) trait Argument {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bus {
     /// Memory-mapped registers, announced on the kernel command line.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "of microvm, which is a machine of x86_64")
+    )]
     Mmio,
     /// PCI Express.
     Pci,

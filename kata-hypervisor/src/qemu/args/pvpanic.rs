@@ -8,6 +8,10 @@ use super::Argument;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::qemu) enum Pvpanic {
     /// An I/O port, described in ACPI.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "of q35 and microvm, which are machines of x86_64")
+    )]
     Isa,
     /// A PCI device.
     #[cfg_attr(
