@@ -44,7 +44,12 @@ struct Pending {
     memory: Arc<GuestMemory>,
     /// Bytes for the guest, should it succeed.
     reads: bool,
+    /// Whether the disk is still to be flushed before the answer.
+    flushes: bool,
 }
+
+/// The queue of a request whose queue was given up before it ended.
+const NO_QUEUE: usize = usize::MAX;
 
 /// A virtio-blk device.
 pub(crate) struct Blk {
@@ -150,6 +155,9 @@ impl Blk {
             status: request.status,
             memory: Arc::clone(memory),
             reads: matches!(request.action, Action::Read(..) | Action::Identify(_)),
+            // What is answered is on the disk; writes see to that themselves.
+            flushes: self.write_through
+                && matches!(request.action, Action::Discard(_) | Action::Zero(..)),
         });
         let operation = match &request.action {
             Action::Read(offset, into) => Operation::Read(*offset, into),
@@ -170,20 +178,40 @@ impl Blk {
         self.engine.begin(tag, operation, memory, &mut self.done);
     }
 
-    /// Answers what the engine has ended.
-    fn answer_done(&mut self) {
-        for (tag, result) in std::mem::take(&mut self.done) {
-            match result {
-                Ok(moved) => self.answer(tag, Status::Ok, moved),
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    self.answer(tag, Status::Unsupported, 0);
-                }
-                Err(error) => {
-                    self.complain(&format!("a request failed: {error}"));
-                    self.answer(tag, Status::Failed, 0);
+    /// Answers what the engine has ended. `true` when it has begun something,
+    /// which is to be handed over.
+    fn answer_done(&mut self) -> bool {
+        let mut began = false;
+        while !self.done.is_empty() {
+            for (tag, result) in std::mem::take(&mut self.done) {
+                match result {
+                    Ok(_) if self.flush_first(tag) => began = true,
+                    Ok(moved) => self.answer(tag, Status::Ok, moved),
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        self.answer(tag, Status::Unsupported, 0);
+                    }
+                    Err(error) => {
+                        self.complain(&format!("a request failed: {error}"));
+                        self.answer(tag, Status::Failed, 0);
+                    }
                 }
             }
         }
+        began
+    }
+
+    /// Flushes the disk for a request that owes it, under the same tag.
+    fn flush_first(&mut self, tag: u32) -> bool {
+        let Some(pending) = self.pending.get_mut(at(tag)).and_then(Option::as_mut) else {
+            return false;
+        };
+        if !std::mem::take(&mut pending.flushes) {
+            return false;
+        }
+        let memory = Arc::clone(&pending.memory);
+        self.engine
+            .begin(tag, Operation::Flush, &memory, &mut self.done);
+        true
     }
 
     fn answer(&mut self, tag: u32, status: Status, moved: usize) {
@@ -191,7 +219,7 @@ impl Blk {
             return;
         };
         self.free.push_back(tag);
-        let Some(running) = &mut self.queues[pending.queue] else {
+        let Some(running) = self.queues.get_mut(pending.queue).and_then(Option::as_mut) else {
             return;
         };
         // All have a status.
@@ -230,6 +258,12 @@ impl Blk {
                 break;
             }
             self.answer_done();
+        }
+        // Should they end after all, it is none of the queue's next life.
+        for pending in self.pending.iter_mut().flatten() {
+            if pending.queue == queue {
+                pending.queue = NO_QUEUE;
+            }
         }
         self.notify_all();
     }
@@ -306,7 +340,7 @@ impl Driven for Blk {
         }
         // With room again, what was left in the rings can go on.
         more |= full && !self.done.is_empty();
-        self.answer_done();
+        more |= self.answer_done();
         self.notify_all();
         more
     }

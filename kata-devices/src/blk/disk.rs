@@ -86,7 +86,10 @@ impl Disk {
     pub(super) fn zero(&self, range: Range, unmap: bool) -> io::Result<()> {
         let mode = if unmap { PUNCH } else { ZERO };
         match fallocate(&self.file, mode, range.offset, range.length) {
-            Err(rustix::io::Errno::OPNOTSUPP) => self.write_zeroes(range),
+            // Or a range that is not of the device's own blocks.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                self.write_zeroes(range)
+            }
             other => Ok(other?),
         }
     }

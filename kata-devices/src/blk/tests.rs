@@ -29,13 +29,18 @@ struct Disk {
 }
 
 fn disk_with(change: impl FnOnce(&mut BlkConfig)) -> Disk {
+    disk_that_knows(FLUSH, change)
+}
+
+/// A disk whose driver has agreed on these features too.
+fn disk_that_knows(features: u64, change: impl FnOnce(&mut BlkConfig)) -> Disk {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(SIZE).unwrap();
     let mut config = BlkConfig::new(file.path());
     change(&mut config);
     let device = config.device(&ThreadStart::default()).unwrap();
     let mut driver = MmioDriver::new(device);
-    driver.start(VERSION_1 | EVENT_IDX | FLUSH, 64);
+    driver.start(VERSION_1 | EVENT_IDX | features, 64);
     Disk { driver, file }
 }
 
@@ -171,6 +176,24 @@ fn discards_and_zeroes_are_read_as_zeroes() {
             assert_eq!(disk.contents(16 * 512, 2048 * 512), vec![0; 2048 * 512]);
             assert_eq!(disk.contents(16 * 512 - 1, 1), [0xff]);
             assert_eq!(disk.contents(end, 1), [0xff]);
+        }
+    }
+}
+
+#[test]
+fn a_driver_without_flush_is_answered_once_zeroes_are_on_the_disk() {
+    let mut engines = vec![IoEngine::Sequential];
+    engines.extend(io_uring::IoUring::new(8).ok().map(|_| IoEngine::IoUring));
+    for engine in engines {
+        let mut disk = disk_that_knows(0, |config| config.engine = engine);
+        disk.fill(0x77);
+        for (kind, sector) in [(11, 8_u64), (13, 24)] {
+            let mut segment = sector.to_le_bytes().to_vec();
+            segment.extend(8_u32.to_le_bytes());
+            segment.extend([0; 4]);
+            let segment = disk.driver.arena.place(&segment);
+            assert_eq!(disk.request(kind, 0, &[(segment, 16, 0)]), (0, 1));
+            assert_eq!(disk.contents(sector * 512, 4096), vec![0; 4096]);
         }
     }
 }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "a machine's memory is raw")]
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The machine's memory, and what is where in it.
@@ -38,9 +38,7 @@ const LARGE_PAGE: u64 = 0x83;
 pub(crate) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
     let memory = Memory::new().map_err(|errno| format!("no memory for a test: {errno}"))?;
     fill(&memory);
-    let vm = kvm
-        .create_vm()
-        .map_err(|error| format!("no machine can be made: {error}"))?;
+    let vm = make_vm(kvm)?;
     // SAFETY: `memory` is mapped until it drops, which is after `vm`, for it
     // was made before.
     unsafe { vm.set_user_memory_region(memory.region()) }
@@ -50,10 +48,24 @@ pub(crate) fn run_in_ring_0(kvm: &Kvm) -> Result<(), String> {
         .map_err(|error| format!("no processor can be made: {error}"))?;
     enter_long_mode(kvm, &vcpu)
         .map_err(|error| format!("a processor cannot be set up: {error}"))?;
-    match vcpu.run() {
-        Ok(VcpuExit::IoOut(PORT, _)) => Ok(()),
-        Ok(exit) => Err(format!("cmpxchg16b and int3 in ring 0 ended in {exit:?}")),
-        Err(error) => Err(format!("a processor does not run: {error}")),
+    loop {
+        match vcpu.run() {
+            Ok(VcpuExit::IoOut(PORT, _)) => return Ok(()),
+            Ok(exit) => return Err(format!("cmpxchg16b and int3 in ring 0 ended in {exit:?}")),
+            // A signal of the host program came in between.
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(format!("a processor does not run: {error}")),
+        }
+    }
+}
+
+fn make_vm(kvm: &Kvm) -> Result<VmFd, String> {
+    loop {
+        match kvm.create_vm() {
+            Ok(vm) => return Ok(vm),
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(format!("no machine can be made: {error}")),
+        }
     }
 }
 

@@ -42,6 +42,16 @@ const COMMON: &[libc::c_long] = &[
 /// device.
 const ACTIVATION: &[libc::c_long] = &[libc::SYS_epoll_ctl, libc::SYS_eventfd2, libc::SYS_fcntl];
 
+/// What it does when a driver resets a device: waits for requests under way,
+/// writes what is left of them, and sends on what the guest had sent.
+const RESET: &[libc::c_long] = &[
+    libc::SYS_fdatasync,
+    libc::SYS_io_uring_enter,
+    libc::SYS_pwrite64,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+];
+
 /// Requests that a processor's thread may make of KVM, by number: `KVM_RUN`,
 /// `KVM_GET_REGS`, `KVM_KVMCLOCK_CTRL`, `KVM_SET_DEVICE_ATTR`,
 /// `KVM_GET_DEVICE_ATTR`.
@@ -54,9 +64,11 @@ pub(super) struct Filter(BpfProgram);
 impl Filter {
     /// For the thread of a processor.
     pub(super) fn vcpu() -> Result<Self> {
-        let mut rules = allow(COMMON.iter().chain(ACTIVATION));
-        // A driver that starts a network device chooses its offloads.
-        let requests = KVM_REQUESTS.iter().copied().chain([libc::TUNSETOFFLOAD]);
+        let mut rules = allow(COMMON.iter().chain(ACTIVATION).chain(RESET));
+        // A driver that starts a network device chooses its offloads, and one
+        // that resets it lets go of its queues.
+        let of_taps = [libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
+        let requests = KVM_REQUESTS.iter().copied().chain(of_taps);
         let requests = requests.map(|request| only(1, request));
         rules.push((libc::SYS_ioctl, requests.collect()));
         // Kicks of the other processors, and of nobody else's.

@@ -49,6 +49,8 @@ pub(super) struct KvmVm {
 enum State {
     Created,
     Running,
+    /// A pause has begun, and may not have come to its end.
+    Pausing(Counter),
     Paused(Counter),
 }
 
@@ -251,11 +253,12 @@ impl Pause for KvmVm {
         match *state {
             State::Created => return Err(Self::not_started("pause")),
             State::Paused(_) => return Ok(()),
-            State::Running => {}
+            // Every step may be taken again.
+            State::Running | State::Pausing(_) => {}
         }
         let counter = self.counter("pausing")?;
-        // From here on it counts as paused, even if the caller goes away.
-        *state = State::Paused(counter);
+        // From here on it can be resumed, even if the caller goes away.
+        *state = State::Pausing(counter);
         timeout(LEAVE_DEADLINE, self.control.hold())
             .await
             .map_err(|_| self.late("pausing the processors"))?;
@@ -263,12 +266,14 @@ impl Pause for KvmVm {
             return Err(error);
         }
         let counter = self.counter("pausing")?;
-        *state = State::Paused(counter);
+        *state = State::Pausing(counter);
         self.each_device("pausing", |device| {
             device.pause();
             Ok(())
         })
-        .await
+        .await?;
+        *state = State::Paused(counter);
+        Ok(())
     }
 
     async fn resume(&self) -> Result<()> {
@@ -276,7 +281,7 @@ impl Pause for KvmVm {
         let counter = match *state {
             State::Created => return Err(Self::not_started("resume")),
             State::Running => return Ok(()),
-            State::Paused(counter) => counter,
+            State::Pausing(counter) | State::Paused(counter) => counter,
         };
         if let Some(error) = self.ended_error("resuming") {
             return Err(error);
