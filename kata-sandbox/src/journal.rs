@@ -358,8 +358,20 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
 /// Locks a directory whose process is gone.
 fn lock_stale(directory: &Path, record: Option<&Record>) -> Result<File> {
     let path = directory.join(LOCK);
-    let lock = try_lock(&path).map_err(JournalError::io("lock", &path))?;
-    lock.ok_or_else(|| JournalError::InUse {
+    let attempt = || try_lock(&path).map_err(JournalError::io("lock", &path));
+    if let Some(lock) = attempt()? {
+        return Ok(lock);
+    }
+    // A process that was killed lets go of its descriptors one by one: whoever
+    // heard of its end by one of them may be here before the lock is free.
+    if let Some(record) = record
+        && record.owner.is_dying()
+        && record.owner.wait(undo::DYING).is_ok()
+        && let Some(lock) = attempt()?
+    {
+        return Ok(lock);
+    }
+    Err(JournalError::InUse {
         path: directory.to_owned(),
         owner: record.map(|record| record.owner.pid),
     })

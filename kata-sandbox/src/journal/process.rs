@@ -53,6 +53,15 @@ impl ProcessId {
         ended(&pidfd, limit)
     }
 
+    /// Whether it ends just now, and still has what it had open.
+    pub(crate) fn is_dying(&self) -> bool {
+        self.boot_id == boot_id()
+            && stat(self.pid).is_some_and(|stat| {
+                Some(stat.start) == self.start_time
+                    && (stat.state == "Z" || stat.flags & EXITING != 0)
+            })
+    }
+
     /// Waits until the process has ended by itself, unless it is this one.
     ///
     /// # Errors
@@ -68,7 +77,7 @@ impl ProcessId {
             return Ok(());
         };
         let is_it = self.boot_id == boot_id()
-            && stat(self.pid).is_some_and(|(_, start)| Some(start) == self.start_time);
+            && stat(self.pid).is_some_and(|stat| Some(stat.start) == self.start_time);
         if is_it { ended(&pidfd, limit) } else { Ok(()) }
     }
 
@@ -106,19 +115,31 @@ fn boot_id() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-/// Field 22 of a process's `stat`, counted after the command's parenthesis.
-/// None for one that has ended and was not reaped.
+/// When a process began; none for one that has ended and was not reaped.
 fn start_time(pid: u32) -> Option<u64> {
-    let (state, start) = stat(pid)?;
-    (state != "Z").then_some(start)
+    let stat = stat(pid)?;
+    (stat.state != "Z").then_some(stat.start)
 }
 
-/// A process's state, and when it began.
-fn stat(pid: u32) -> Option<(String, u64)> {
+/// `PF_EXITING` of the kernel's `sched.h`: a process that has begun to end.
+const EXITING: u32 = 0x4;
+
+/// What `/proc/PID/stat` says.
+struct Stat {
+    state: String,
+    flags: u32,
+    start: u64,
+}
+
+/// Fields 3, 9 and 22, counted after the command's parenthesis.
+fn stat(pid: u32) -> Option<Stat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?.to_owned();
-    Some((state, fields.nth(18)?.parse().ok()?))
+    Some(Stat {
+        state: fields.next()?.to_owned(),
+        flags: fields.nth(5)?.parse().ok()?,
+        start: fields.nth(12)?.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +158,18 @@ mod tests {
         process.end(Duration::from_secs(20)).unwrap();
         assert!(!child.wait().unwrap().success());
         process.end(Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_to_be_reaped_is_dying_and_one_that_runs_is_not() {
+        let mut child = sleeper();
+        let process = ProcessId::of(child.id());
+        assert!(!process.is_dying());
+        child.kill().unwrap();
+        process.wait(Duration::from_secs(20)).unwrap();
+        assert!(process.is_dying());
+        child.wait().unwrap();
+        assert!(!process.is_dying());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{JournalError, Record, Result};
 
-/// How long a monitor may take to die: the kernel frees its guest's memory.
-const DYING: Duration = Duration::from_secs(20);
+/// How long a process may take to die: the kernel frees its guest's memory.
+pub(super) const DYING: Duration = Duration::from_secs(20);
 
 /// Undoes what the record says but for the network, which takes more than a
 /// look at the disk.

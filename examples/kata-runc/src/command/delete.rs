@@ -74,7 +74,9 @@ async fn delete_container(sandbox: &Sandbox, record: &Record) -> Result<()> {
     };
     if record.status() == Status::Paused {
         // Frozen processes end when they may go on.
-        container.resume().await?;
+        if let Err(error) = container.resume().await {
+            log::debug!(error:%; "not resumed");
+        }
     }
     if record.status() != Status::Stopped {
         // One that has ended meanwhile is no failure: it is deleted next.
@@ -82,8 +84,12 @@ async fn delete_container(sandbox: &Sandbox, record: &Record) -> Result<()> {
             log::debug!(error:%; "not killed");
         }
     }
-    container.delete().await?;
-    Ok(())
+    match container.delete().await {
+        // With its sandbox went the container: another of the pod, which made
+        // it, is being deleted at the same time.
+        Err(error) if client::is_gone(&error) => Ok(()),
+        deleted => deleted.map(drop).map_err(Failure::from),
+    }
 }
 
 /// Waits until a proxy has ended, as it does with its container; kills one that
