@@ -33,7 +33,7 @@ impl Engine {
         let context = self.container_context("start container", record.id());
         let (engine, record, own) = (Arc::clone(self), Arc::clone(record), context.clone());
         let work = async move {
-            let _changing = record.change().await;
+            let changing = record.change().await;
             if record.state() != ContainerState::Created {
                 return record.refuse(&own);
             }
@@ -54,6 +54,8 @@ impl Engine {
                 Arc::clone(&record),
                 streams.take_ends(),
             ));
+            // Others need not wait for hooks, which may take for ever.
+            drop(changing);
             hooks.hooks().poststart(&own).await;
             Ok(streams)
         };

@@ -115,10 +115,10 @@ fn boot_id() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-/// When a process began; none for one that has ended and was not reaped.
+/// When a process began. One whose first thread has ended is still there: its
+/// others may hold what it had, until a descriptor of it says that all ended.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = stat(pid)?;
-    (stat.state != "Z").then_some(stat.start)
+    Some(stat(pid)?.start)
 }
 
 /// `PF_EXITING` of the kernel's `sched.h`: a process that has begun to end.

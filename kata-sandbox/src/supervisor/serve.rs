@@ -24,6 +24,8 @@ use crate::runtime::{Runtime, RuntimeBuilder};
 const GREETING: Duration = Duration::from_secs(10);
 /// How long clients may take to hear the last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long nobody is let in after somebody could not be.
+const BREATHER: Duration = Duration::from_millis(100);
 /// What is said of a program that was started by hand.
 const REMEDY: &str = "it is started by a runtime, as RuntimeBuilder::supervisor says";
 
@@ -226,9 +228,16 @@ async fn attend(started: &Started, first: (Sender, Receiver)) {
             _ => {}
         }
         tokio::select! {
-            Ok((socket, _)) = listener.accept() => {
-                sessions.spawn(serve(Visitor::Other(socket)));
-            }
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    sessions.spawn(serve(Visitor::Other(socket)));
+                }
+                // Out of descriptors, for one: later there may be some.
+                Err(error) => {
+                    log::warn!(sandbox_id = engine.id(), error:%; "a client is refused");
+                    tokio::time::sleep(BREATHER).await;
+                }
+            },
             Some(_) = sessions.join_next() => {}
             Ok(()) = ended.changed() => {}
         }

@@ -60,8 +60,13 @@ pub(super) async fn force(globals: &Globals, locked: Locked) -> Result<()> {
     match sandbox {
         Some(sandbox) if record.owns_sandbox => sandbox.delete().await?,
         Some(_) => {}
-        // What its supervisor left on the host when it was killed.
-        None => drop(client::runtime(globals)?.recover().await?),
+        // What its supervisor left on the host when it was killed. That others
+        // cannot be looked at is no reason to keep this one.
+        None => {
+            if let Err(error) = client::runtime(globals)?.recover().await {
+                log::warn!(error:%; "not everything could be recovered");
+            }
+        }
     }
     directory.remove()
 }

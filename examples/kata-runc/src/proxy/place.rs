@@ -10,13 +10,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kata_sandbox::oci;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
-    mount_change, mount_remount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_bind,
+    mount_bind_recursive, mount_change, mount_remount, move_mount, unmount,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -115,21 +116,42 @@ fn within(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Makes a `/proc` that has nothing but this process.
+///
+/// The guest may change the container's root file system meanwhile: names are
+/// made in a file system that it cannot see, which is put into place at last.
 fn show_process(root: &OwnedFd) -> io::Result<()> {
     let own = std::process::id().to_string();
-    let proc = within(root, Path::new("/proc"))?;
-    let at = format!("/proc/self/fd/{}", proc.as_raw_fd());
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", at.as_str(), "tmpfs", flags, c"size=64k")?;
-    let proc = within(root, Path::new("/proc"))?;
-    let at = format!("/proc/self/fd/{}", proc.as_raw_fd());
-    let at = Path::new(&at);
-    std::fs::create_dir(at.join(&own))?;
-    mount_bind(format!("/proc/{own}"), at.join(&own))?;
-    std::os::unix::fs::symlink(&own, at.join("self"))?;
+    let tree = empty_tree()?;
+    mkdirat(&tree, &own, Mode::from_raw_mode(0o555))?;
+    symlinkat(&own, &tree, "self")?;
     for file in PROC_FILES {
-        File::create(at.join(file))?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&tree, file, flags, Mode::from_raw_mode(0o444))?;
+    }
+    let proc = within(root, Path::new("/proc"))?;
+    let by_descriptor =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, "", &proc, "", by_descriptor)?;
+    let at = PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd()));
+    mount_bind(format!("/proc/{own}"), at.join(&own))?;
+    for file in PROC_FILES {
         mount_bind(Path::new("/proc").join(file), at.join(file))?;
     }
     Ok(())
+}
+
+/// An empty file system in memory that is mounted nowhere.
+fn empty_tree() -> io::Result<OwnedFd> {
+    let filesystem = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(filesystem.as_fd(), "size", "64k")?;
+    fsconfig_create(filesystem.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let tree = fsmount(
+        filesystem.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?;
+    Ok(tree)
 }
