@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -261,7 +262,11 @@ fn ready(child: &mut Child, stream: &OwnedFd, settings: &Settings) -> Result<()>
     let peer = || settings.program.display().to_string();
     let failed = || Error::host(format!("speak with {}", peer()));
     let frame = question().ok_or_else(|| failed()(io::ErrorKind::InvalidInput.into()))?;
-    send(stream, &frame, SendFlags::NOSIGNAL).map_err(|errno| failed()(errno.into()))?;
+    match send(stream, &frame, SendFlags::NOSIGNAL) {
+        // One that has ended already has said why.
+        Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(errno) => return Err(failed()(errno.into())),
+    }
     let gone = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
     let gone = gone.map_err(|errno| failed()(errno.into()))?;
     let mut waited = [
