@@ -49,10 +49,7 @@ impl Host {
             );
             return None;
         }
-        let directory = tempfile::Builder::new()
-            .prefix("kata")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let directory = tempfile::Builder::new().prefix("kata").tempdir().unwrap();
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Self {
             _alone,
