@@ -8,7 +8,7 @@
 )]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
@@ -72,6 +72,37 @@ pub(crate) fn write_at(
     // SAFETY: `iov` has `count` entries, each a range of guest memory that
     // `pieces` keeps mapped for the call; the kernel only reads them.
     result(unsafe { libc::pwritev2(fd, iov.as_ptr(), count, offset, flags) })
+}
+
+/// Reads from `file` at `offset` into `vectors`.
+///
+/// # Safety
+/// Each entry is a range of guest memory that stays mapped for the call.
+pub(crate) unsafe fn read_vectors(
+    file: BorrowedFd<'_>,
+    vectors: &[libc::iovec],
+    offset: libc::off_t,
+) -> io::Result<usize> {
+    let count = length(vectors.len())?;
+    // SAFETY: there are `count` entries, good for writing as the caller says.
+    result(unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), count, offset) })
+}
+
+/// Writes `vectors` to `file` at `offset`; `durable` ones are on the disk when the
+/// call returns.
+///
+/// # Safety
+/// As for [`read_vectors`].
+pub(crate) unsafe fn write_vectors(
+    file: BorrowedFd<'_>,
+    vectors: &[libc::iovec],
+    offset: libc::off_t,
+    durable: bool,
+) -> io::Result<usize> {
+    let count = length(vectors.len())?;
+    let flags = if durable { libc::RWF_DSYNC } else { 0 };
+    // SAFETY: there are `count` entries, good for reading as the caller says.
+    result(unsafe { libc::pwritev2(file.as_raw_fd(), vectors.as_ptr(), count, offset, flags) })
 }
 
 /// Writes `pieces` as one packet of a tap.

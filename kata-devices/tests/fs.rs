@@ -6,6 +6,8 @@
 mod driver;
 #[path = "driver/fuse.rs"]
 mod guest;
+#[path = "driver/lease.rs"]
+mod lease;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -17,6 +19,7 @@ use guest::*;
 use kata_devices::fs::{Access, FsConfig, SharedTree};
 use kata_devices::vhost_user::Server;
 use proptest::prelude::*;
+use vhost::VhostBackend;
 
 const ROOT: u64 = 1;
 const EROFS: i32 = 30;
@@ -592,4 +595,30 @@ proptest! {
         }
         machine.at("data");
     }
+}
+
+#[test]
+fn a_request_that_a_front_end_does_not_wait_for_is_answered_when_it_goes_on() {
+    let mut machine = Machine::new();
+    let host = machine.share("data", Access::ReadWrite);
+    fs::write(host.join("file"), "content").unwrap();
+    let node = machine.at("data/file");
+    let Some(lease) = lease::Lease::of(&host.join("file")) else {
+        return;
+    };
+    let fuse = &mut machine.fuse;
+    fuse.send_slow(OPEN, node, &words(&[RDONLY.cast_unsigned(), 0]));
+    // Requests are begun in order.
+    fuse.call(GETATTR, ROOT, &[0; 16]).unwrap();
+    // As a machine that is paused, and goes on: rings are taken away and given
+    // back where they were.
+    let base = fuse.driver.front_end.get_vring_base(REQUESTS).unwrap();
+    let queue = fuse.driver.queues.remove(REQUESTS);
+    let base = u16::try_from(base).unwrap();
+    fuse.driver.start_queue(REQUESTS, &queue, base);
+    fuse.driver.queues.insert(REQUESTS, queue);
+    drop(lease);
+    let Fuse { driver, .. } = fuse;
+    let answered = driver.queues[REQUESTS].wait_used(&driver.memory, driver::PATIENCE);
+    assert_eq!(answered, Some((SLOW, 32)));
 }

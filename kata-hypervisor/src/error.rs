@@ -78,6 +78,18 @@ pub enum Error {
         /// The last bytes of the guest's console.
         console_tail: Vec<u8>,
     },
+    /// A device of a machine that has ended is still at work for it.
+    #[error(
+        "the {device} device still works after {} ms: what it uses is not free yet; \
+         stop the machine again to wait for it, and see why the host takes so long",
+        deadline.as_millis()
+    )]
+    DeviceBusy {
+        /// Which device, with what it uses.
+        device: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
     /// The monitor refused a command.
     #[error("{backend} refused {command}: {reason}")]
     Command {

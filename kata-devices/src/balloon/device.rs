@@ -14,8 +14,8 @@ use super::stats::{BalloonStats, MAX_BYTES};
 use crate::epoll::{Epoll, Readiness};
 use crate::limit::Offences;
 use crate::virtio::{
-    Chain, ChainError, DeviceEvents, DeviceKind, DeviceQueue, DeviceState, Driven, GuestMemory,
-    QUEUE_FEATURES, QueueError, StateError, complete_and_notify,
+    Chain, ChainError, ConfigReader, DeviceEvents, DeviceKind, DeviceQueue, DeviceState, Driven,
+    GuestMemory, QUEUE_FEATURES, QueueError, StateError, complete_and_notify,
 };
 use crate::{Error, Result, pieces};
 
@@ -221,6 +221,14 @@ fn inflate(
     Ok(())
 }
 
+/// Pages that the host wants, and that the guest has given (§5.5.4).
+fn config_space(shared: &Shared) -> Vec<u8> {
+    let numbers = shared.numbers();
+    let mut space = numbers.target.to_le_bytes().to_vec();
+    space.extend(numbers.actual.to_le_bytes());
+    space
+}
+
 fn complain(malformed: &Offences, what: &str) {
     if let Some(total) = malformed.count() {
         log::warn!(total; "balloon: {what}");
@@ -254,10 +262,12 @@ impl Driven for Inflatable {
     }
 
     fn config(&self) -> Vec<u8> {
-        let numbers = self.shared.numbers();
-        let mut space = numbers.target.to_le_bytes().to_vec();
-        space.extend(numbers.actual.to_le_bytes());
-        space
+        config_space(&self.shared)
+    }
+
+    fn config_reader(&self) -> ConfigReader {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move || config_space(&shared))
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {

@@ -106,7 +106,7 @@ fn a_paused_balloon_keeps_its_statistics_buffer() {
     let (mut driver, balloon) = balloon(STATISTICS);
     let at = driver.arena.place(&[5, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
     offer(&mut driver, 2, &[(at, 10, 0)]);
-    driver.transport.pause();
+    driver.transport.pause().unwrap();
     balloon.set_target(1 << 20);
     let state = driver.transport.save().unwrap();
     driver.transport.resume().unwrap();

@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::config::{BlkConfig, IoEngine};
 use super::disk::Disk;
 use super::engine::{Completion, Engine, MAX_IN_FLIGHT, Operation};
-use super::layout::{ConfigSpace, ID_LEN, SECTOR, Status};
+use super::layout::{ConfigSpace, ID_LEN, MAX_BYTES, SECTOR, SIZE_MAX, Status};
 use super::request::{Action, Limits, Request};
 use super::sequential::Sequential;
 use super::uring::Uring;
@@ -29,8 +29,9 @@ const QUEUE_SIZE: u16 = 256;
 /// Requests of a queue before another has its turn.
 const BUDGET: usize = 64;
 
-/// Sectors of a discard or of zeroes: 64 MiB.
-const MAX_RANGE: u32 = 64 << 11;
+/// Bytes under way from which on no further request is begun. What is under way
+/// is what a pause, a reset or an end waits for.
+const MOST_UNDER_WAY: u64 = MAX_BYTES;
 
 /// The token of the engine's event, above those of queues.
 const ENGINE: u64 = 1 << 32;
@@ -44,6 +45,8 @@ struct Pending {
     memory: Arc<GuestMemory>,
     /// Bytes for the guest, should it succeed.
     reads: bool,
+    /// What it weighs.
+    weight: u64,
     /// Whether the disk is still to be flushed before the answer.
     flushes: bool,
 }
@@ -65,6 +68,8 @@ pub(crate) struct Blk {
     /// The queue whose turn comes first.
     turn: usize,
     pending: Vec<Option<Pending>>,
+    /// What those weigh.
+    under_way: u64,
     free: VecDeque<u32>,
     done: Vec<Completion>,
     limiter: Limiter,
@@ -80,8 +85,7 @@ impl Blk {
         let limits = Limits {
             capacity: disk.sectors(),
             read_only: config.read_only,
-            max_range: MAX_RANGE,
-            block_size: config.topology.logical_block,
+            size_max: MAX_BYTES,
         };
         let engine = engine(config.engine, disk)?;
         if let Some(event) = engine.event() {
@@ -103,6 +107,7 @@ impl Blk {
             queues: (0..config.queues).map(|_| None).collect(),
             turn: 0,
             pending: (0..slots).map(|_| None).collect(),
+            under_way: 0,
             free: (0..slots).collect(),
             done: Vec::new(),
             limiter: Limiter::new(&config.rate_limit),
@@ -111,10 +116,15 @@ impl Blk {
         })
     }
 
+    /// Whether requests must end before others are begun.
+    fn is_full(&self) -> bool {
+        self.free.is_empty() || self.under_way >= MOST_UNDER_WAY
+    }
+
     /// Begins requests of a queue; `true` when there are more.
     fn take(&mut self, index: usize) -> std::result::Result<bool, QueueError> {
         for _ in 0..BUDGET {
-            if self.free.is_empty() {
+            if self.is_full() {
                 // Goes on when one of those under way has ended.
                 return Ok(false);
             }
@@ -149,11 +159,13 @@ impl Blk {
             return;
         };
         self.limiter.take(request.bytes());
+        self.under_way += request.weight();
         self.pending[at(tag)] = Some(Pending {
             queue,
             head: request.head,
             status: request.status,
             memory: Arc::clone(memory),
+            weight: request.weight(),
             reads: matches!(request.action, Action::Read(..) | Action::Identify(_)),
             // What is answered is on the disk; writes see to that themselves.
             flushes: self.write_through
@@ -219,6 +231,7 @@ impl Blk {
             return;
         };
         self.free.push_back(tag);
+        self.under_way -= pending.weight;
         let Some(running) = self.queues.get_mut(pending.queue).and_then(Option::as_mut) else {
             return;
         };
@@ -246,26 +259,25 @@ impl Blk {
     }
 
     /// Waits for all requests of a queue.
-    fn drain(&mut self, queue: usize) {
+    fn drain(&mut self, queue: usize) -> io::Result<()> {
         let waits = |pending: &Option<Pending>| pending.as_ref().is_some_and(|p| p.queue == queue);
         self.answer_done();
         while self.pending.iter().any(waits) {
-            if let Err(error) = self.engine.wait(&mut self.done) {
-                log::error!(error:%; "blk: cannot wait for requests");
-                break;
-            }
+            self.engine.wait(&mut self.done)?;
             if self.done.is_empty() {
-                break;
+                return Err(io::Error::other("a disk's requests do not end"));
             }
             self.answer_done();
         }
-        // Should they end after all, it is none of the queue's next life.
-        for pending in self.pending.iter_mut().flatten() {
-            if pending.queue == queue {
-                pending.queue = NO_QUEUE;
-            }
-        }
         self.notify_all();
+        Ok(())
+    }
+
+    fn take_back(&mut self, index: usize) -> Option<DeviceQueue> {
+        let queue = self.queues.get_mut(index)?.take()?;
+        // It was registered when it started; if that is gone, so is the wish.
+        let _ = self.epoll.remove(&queue.kick);
+        Some(queue)
     }
 
     fn complain(&self, what: &str) {
@@ -293,7 +305,14 @@ impl Driven for Blk {
     }
 
     fn negotiated(&mut self, features: u64) {
-        self.write_through = features & 1 << features::VIRTIO_BLK_F_FLUSH == 0;
+        let has = |bit: u32| features & 1 << bit != 0;
+        self.write_through = !has(features::VIRTIO_BLK_F_FLUSH);
+        let knows_size = has(features::VIRTIO_BLK_F_SIZE_MAX);
+        self.limits.size_max = if knows_size {
+            u64::from(SIZE_MAX)
+        } else {
+            MAX_BYTES
+        };
     }
 
     fn start(&mut self, index: usize, queue: DeviceQueue) -> io::Result<()> {
@@ -305,11 +324,23 @@ impl Driven for Blk {
 
     fn stop(&mut self, index: usize) -> Option<DeviceQueue> {
         self.queues.get(index)?.as_ref()?;
-        self.drain(index);
-        let queue = self.queues[index].take()?;
-        // It was registered when it started; if that is gone, so is the wish.
-        let _ = self.epoll.remove(&queue.kick);
-        Some(queue)
+        if let Err(error) = self.drain(index) {
+            log::error!(error:%; "blk: cannot wait for requests");
+            // Should they end after all, it is none of the queue's next life.
+            for pending in self.pending.iter_mut().flatten() {
+                if pending.queue == index {
+                    pending.queue = NO_QUEUE;
+                }
+            }
+        }
+        self.take_back(index)
+    }
+
+    fn quiesce(&mut self, index: usize) -> io::Result<Option<DeviceQueue>> {
+        if self.queues.get(index).is_some_and(Option::is_some) {
+            self.drain(index)?;
+        }
+        Ok(self.take_back(index))
     }
 
     fn reset(&mut self) {
@@ -334,10 +365,8 @@ impl Driven for Blk {
             });
         }
         self.turn = (self.turn + 1) % self.queues.len();
-        let full = self.free.is_empty();
-        if let Err(error) = self.engine.reap(&mut self.done) {
-            self.complain(&format!("cannot hand over requests: {error}"));
-        }
+        let full = self.is_full();
+        self.engine.reap(&mut self.done);
         // With room again, what was left in the rings can go on.
         more |= full && !self.done.is_empty();
         more |= self.answer_done();
@@ -374,6 +403,7 @@ fn engine(wanted: IoEngine, disk: Arc<Disk>) -> Result<Box<dyn Engine>> {
 
 fn offered(config: &BlkConfig) -> u64 {
     let mut bits = vec![
+        features::VIRTIO_BLK_F_SIZE_MAX,
         features::VIRTIO_BLK_F_SEG_MAX,
         features::VIRTIO_BLK_F_BLK_SIZE,
         features::VIRTIO_BLK_F_FLUSH,
@@ -397,14 +427,12 @@ fn config_space(config: &BlkConfig, limits: &Limits) -> ConfigSpace {
     let sectors_per_block = u64::from(topology.physical_block) / SECTOR;
     ConfigSpace {
         capacity: limits.capacity,
-        seg_max: u32::from(QUEUE_SIZE) - 2,
-        block_size: limits.block_size,
+        block_size: topology.logical_block,
         physical_exponent: u8::try_from(exponent).unwrap_or(0),
         alignment_offset: 0,
         min_io: 1,
         opt_io: 0,
         queues: config.queues,
-        max_range: limits.max_range,
         discard_alignment: u32::try_from(sectors_per_block).unwrap_or(1),
     }
 }

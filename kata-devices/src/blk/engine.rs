@@ -43,8 +43,9 @@ pub(super) trait Engine: Send {
         done: &mut Vec<Completion>,
     );
 
-    /// Hands over what was begun, and collects what has ended.
-    fn reap(&mut self, done: &mut Vec<Completion>) -> io::Result<()>;
+    /// Hands over what was begun, and collects what has ended. What the host does
+    /// not take now, it takes when something has ended.
+    fn reap(&mut self, done: &mut Vec<Completion>);
 
     /// Waits until at least one operation has ended, if there are any.
     fn wait(&mut self, done: &mut Vec<Completion>) -> io::Result<()>;

@@ -24,6 +24,22 @@ pub(super) const WRITE_ZEROES: u32 = b::VIRTIO_BLK_T_WRITE_ZEROES;
 /// A range may be given back to the host.
 pub(super) const UNMAP: u32 = 1;
 
+/// The most pieces of a request's data: a queue's worth, but for header and status.
+pub(super) const SEG_MAX: u32 = 254;
+
+/// Bytes of the largest piece.
+pub(super) const SIZE_MAX: u32 = 64 << 10;
+
+/// Bytes of the largest request, zeroes to be written included.
+pub(super) const MAX_BYTES: u64 = SEG_MAX as u64 * SIZE_MAX as u64;
+
+/// Sectors of the largest discard: 64 MiB.
+pub(super) const MAX_DISCARD: u32 = 64 << 11;
+
+/// Sectors of the largest range of zeroes. Some disks have them written.
+#[expect(clippy::cast_possible_truncation, reason = "16 MiB have few sectors")]
+pub(super) const MAX_ZEROES: u32 = (MAX_BYTES / SECTOR) as u32;
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -38,7 +54,6 @@ pub(super) enum Status {
 pub(super) struct ConfigSpace {
     /// Sectors.
     pub(super) capacity: u64,
-    pub(super) seg_max: u32,
     /// Bytes of a logical block.
     pub(super) block_size: u32,
     /// Logical blocks of a physical one, as a power of two.
@@ -50,8 +65,6 @@ pub(super) struct ConfigSpace {
     /// Logical blocks that are best written at once.
     pub(super) opt_io: u32,
     pub(super) queues: u16,
-    /// Sectors of a discard or of zeroes.
-    pub(super) max_range: u32,
     /// Sectors to which discards are best aligned.
     pub(super) discard_alignment: u32,
 }
@@ -60,8 +73,8 @@ impl ConfigSpace {
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(60);
         bytes.extend(self.capacity.to_le_bytes());
-        bytes.extend(0u32.to_le_bytes());
-        bytes.extend(self.seg_max.to_le_bytes());
+        bytes.extend(SIZE_MAX.to_le_bytes());
+        bytes.extend(SEG_MAX.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend(self.block_size.to_le_bytes());
         bytes.extend([self.physical_exponent, self.alignment_offset]);
@@ -69,10 +82,10 @@ impl ConfigSpace {
         bytes.extend(self.opt_io.to_le_bytes());
         bytes.extend([1, 0]);
         bytes.extend(self.queues.to_le_bytes());
-        bytes.extend(self.max_range.to_le_bytes());
+        bytes.extend(MAX_DISCARD.to_le_bytes());
         bytes.extend(1u32.to_le_bytes());
         bytes.extend(self.discard_alignment.to_le_bytes());
-        bytes.extend(self.max_range.to_le_bytes());
+        bytes.extend(MAX_ZEROES.to_le_bytes());
         bytes.extend(1u32.to_le_bytes());
         bytes.extend([1, 0, 0, 0]);
         bytes
@@ -87,18 +100,19 @@ mod tests {
     fn the_configuration_lies_as_the_specification_says() {
         let bytes = ConfigSpace {
             capacity: 0x0102_0304,
-            seg_max: 254,
             block_size: 4096,
             queues: 4,
-            max_range: 7,
             ..ConfigSpace::default()
         }
         .to_bytes();
         assert_eq!(bytes.len(), 60);
         assert_eq!(bytes[..4], [4, 3, 2, 1]);
+        assert_eq!(bytes[8..12], 65536u32.to_le_bytes());
         assert_eq!(bytes[12], 254);
         assert_eq!(bytes[20..24], 4096u32.to_le_bytes());
         assert_eq!(bytes[34], 4);
-        assert_eq!((bytes[36], bytes[40], bytes[48], bytes[52]), (7, 1, 7, 1));
+        assert_eq!(bytes[36..40], 131_072u32.to_le_bytes());
+        assert_eq!(bytes[48..52], 32_512u32.to_le_bytes());
+        assert_eq!((bytes[40], bytes[52]), (1, 1));
     }
 }

@@ -5,6 +5,7 @@
 use vm_memory::{GuestAddress, VolatileSlice};
 
 use super::layout::{self, HEADER_LEN, ID_LEN, RANGE_LEN, SECTOR, Status, UNMAP};
+use super::layout::{MAX_BYTES, MAX_DISCARD, MAX_ZEROES, SEG_MAX};
 use crate::pieces;
 use crate::virtio::{Chain, ChainError};
 
@@ -15,11 +16,12 @@ pub(super) struct Limits {
     pub(super) capacity: u64,
     /// Whether it may only be read.
     pub(super) read_only: bool,
-    /// Sectors of a discard or of zeroes.
-    pub(super) max_range: u32,
-    /// Bytes of a logical block.
-    pub(super) block_size: u32,
+    /// Bytes of a piece of data, as far as the driver knows.
+    pub(super) size_max: u64,
 }
+
+/// What a request weighs that moves nothing and takes its time.
+const SLOW: u64 = 1 << 20;
 
 /// A range of the disk, in bytes, that lies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +77,20 @@ impl<'m> Request<'m> {
         })
     }
 
-    /// Bytes to be read or written.
+    /// Bytes to be read or written, zeroes included.
     pub(super) fn bytes(&self) -> u64 {
         match &self.action {
             Action::Read(_, data) | Action::Write(_, data) => pieces::length(data) as u64,
+            Action::Zero(range, _) => range.length,
             _ => 0,
+        }
+    }
+
+    /// How long it keeps the host busy, in bytes of data that would take as long.
+    pub(super) fn weight(&self) -> u64 {
+        match &self.action {
+            Action::Flush | Action::Discard(_) => SLOW,
+            _ => self.bytes(),
         }
     }
 }
@@ -96,22 +107,22 @@ fn action<'m>(
     }
     match kind {
         layout::READ => {
-            let offset = limits.place(sector, chain.writable_len())?;
+            let offset = limits.place(sector, &chain.writable)?;
             Ok(Action::Read(offset, chain.writable))
         }
         layout::WRITE => {
-            let offset = limits.place(sector, chain.readable_len())?;
+            let offset = limits.place(sector, &chain.readable)?;
             Ok(Action::Write(offset, chain.readable))
         }
         layout::FLUSH => Ok(Action::Flush),
         layout::GET_ID if chain.writable_len() >= ID_LEN => Ok(Action::Identify(chain.writable)),
         layout::GET_ID => Err(Status::Failed),
-        layout::DISCARD => match range(&chain, limits)? {
+        layout::DISCARD => match range(&chain, limits, MAX_DISCARD)? {
             // Flags are reserved here (§5.2.6.2).
             (range, 0) => Ok(Action::Discard(range)),
             _ => Err(Status::Unsupported),
         },
-        layout::WRITE_ZEROES => match range(&chain, limits)? {
+        layout::WRITE_ZEROES => match range(&chain, limits, MAX_ZEROES)? {
             (range, 0) => Ok(Action::Zero(range, false)),
             (range, UNMAP) => Ok(Action::Zero(range, true)),
             _ => Err(Status::Unsupported),
@@ -121,10 +132,15 @@ fn action<'m>(
 }
 
 impl Limits {
-    /// The byte offset of `length` bytes from `sector` on, if they are on the disk.
-    fn place(&self, sector: u64, length: usize) -> Result<u64, Status> {
-        let length = u64::try_from(length).map_err(|_| Status::Failed)?;
+    /// The byte offset of `data` from `sector` on, if it is on the disk and within
+    /// what a request may have.
+    fn place(&self, sector: u64, data: &[VolatileSlice<'_>]) -> Result<u64, Status> {
+        let length = pieces::length(data) as u64;
         if length == 0 || !length.is_multiple_of(SECTOR) {
+            return Err(Status::Failed);
+        }
+        let large = data.iter().any(|piece| piece.len() as u64 > self.size_max);
+        if large || length > MAX_BYTES || data.len() > SEG_MAX as usize {
             return Err(Status::Failed);
         }
         self.range(sector, length / SECTOR)
@@ -145,7 +161,7 @@ impl Limits {
 }
 
 /// The one range, and its flags, of a discard or of zeroes.
-fn range(chain: &Chain<'_>, limits: &Limits) -> Result<(Range, u32), Status> {
+fn range(chain: &Chain<'_>, limits: &Limits, most: u32) -> Result<(Range, u32), Status> {
     let mut bytes = [0; RANGE_LEN];
     if chain.readable_len() != RANGE_LEN {
         return Err(Status::Failed);
@@ -153,7 +169,7 @@ fn range(chain: &Chain<'_>, limits: &Limits) -> Result<(Range, u32), Status> {
     pieces::copy_to(&chain.readable, &mut bytes).ok_or(Status::Failed)?;
     let sector = u64::from(word(&bytes, 0)) | u64::from(word(&bytes, 4)) << 32;
     let sectors = word(&bytes, 8);
-    if sectors == 0 || sectors > limits.max_range {
+    if sectors == 0 || sectors > most {
         return Err(Status::Failed);
     }
     let range = limits.range(sector, u64::from(sectors))?;
@@ -171,8 +187,7 @@ pub fn parse_for_tests(queue: &mut crate::virtio::DeviceQueue, capacity: u64) ->
     let limits = Limits {
         capacity,
         read_only: false,
-        max_range: u32::MAX,
-        block_size: 512,
+        size_max: MAX_BYTES,
     };
     let memory = std::sync::Arc::clone(&queue.memory);
     let chain = queue.queue.pop(&memory).ok()??;

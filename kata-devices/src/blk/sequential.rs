@@ -31,9 +31,7 @@ impl Engine for Sequential {
         done.push((tag, perform(&self.disk, operation)));
     }
 
-    fn reap(&mut self, _done: &mut Vec<Completion>) -> io::Result<()> {
-        Ok(())
-    }
+    fn reap(&mut self, _done: &mut Vec<Completion>) {}
 
     fn wait(&mut self, _done: &mut Vec<Completion>) -> io::Result<()> {
         Ok(())

@@ -4,6 +4,9 @@
     reason = "the numbers of a test are small"
 )]
 
+mod bounds;
+mod holes;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;

@@ -1,50 +1,29 @@
 //! The engine over `io_uring`: operations overlap.
+//!
+//! ```text
+//!   begin ──▶ submission queue ──submit──▶ the kernel ──▶ completions ──▶ done
+//!                    └── if it takes nothing: done by hand ────────────────▲
+//! ```
 #![expect(
     unsafe_code,
     reason = "the kernel works on guest memory after the call that told it to"
 )]
 
+mod job;
+
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use io_uring::register::Restriction;
-use io_uring::squeue::Entry;
-use io_uring::{IoUring, opcode, types};
+use io_uring::{EnterFlags, IoUring, opcode, types};
 
-use super::disk::{Disk, PUNCH, ZERO};
+use self::job::{Job, Kind, Progress};
+use super::disk::Disk;
 use super::engine::{Completion, Engine, MAX_IN_FLIGHT, Operation};
-use super::request::Range;
-use super::sequential::perform;
 use crate::epoll::Event;
 use crate::virtio::GuestMemory;
-use crate::volatile_io::vectors;
-
-/// The most pieces of one submission (`IOV_MAX`).
-const MAX_VECTORS: usize = 1024;
-
-/// What the kernel works on.
-struct Job {
-    kind: Kind,
-    /// The rest of the buffers, for reads and writes. The kernel may read these
-    /// entries until the operation has ended.
-    vectors: Box<[libc::iovec]>,
-    /// How many entries at the front are done with.
-    first: usize,
-    /// Bytes that were moved.
-    moved: usize,
-    /// Keeps what `vectors` points at mapped.
-    _memory: Arc<GuestMemory>,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Read(u64),
-    Write(u64, bool),
-    Flush,
-    Punch(Range),
-    Zero(Range, bool),
-}
 
 /// An `io_uring` of one disk.
 pub(super) struct Uring {
@@ -53,7 +32,13 @@ pub(super) struct Uring {
     bell: Event,
     /// By tag.
     jobs: Vec<Option<Job>>,
-    in_flight: usize,
+    /// Jobs in the submission queue, in its order.
+    queued: VecDeque<u32>,
+    /// Jobs that the kernel works on.
+    in_kernel: usize,
+    /// The kernel has refused what was in the submission queue. It stays there,
+    /// done by hand, and must never be submitted.
+    refused: bool,
 }
 
 // SAFETY: the pointers in `jobs` are to guest memory that each job keeps mapped,
@@ -63,7 +48,9 @@ unsafe impl Send for Uring {}
 impl std::fmt::Debug for Uring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Uring")
-            .field("in_flight", &self.in_flight)
+            .field("queued", &self.queued)
+            .field("in_kernel", &self.in_kernel)
+            .field("refused", &self.refused)
             .finish_non_exhaustive()
     }
 }
@@ -100,30 +87,81 @@ impl Uring {
             jobs: std::iter::repeat_with(|| None)
                 .take(MAX_IN_FLIGHT)
                 .collect(),
-            in_flight: 0,
+            queued: VecDeque::with_capacity(MAX_IN_FLIGHT),
+            in_kernel: 0,
+            refused: false,
         })
     }
 
-    /// Tells the kernel of the job under `tag`.
-    fn push(&mut self, tag: u32) -> io::Result<()> {
-        let Some(Some(job)) = usize::try_from(tag).ok().and_then(|at| self.jobs.get(at)) else {
-            return Err(io::Error::other("no such job"));
-        };
-        let fd = types::Fd(self.disk.as_fd().as_raw_fd());
-        let entry = job.entry(fd)?.user_data(u64::from(tag));
-        // SAFETY: the entry points at `job.vectors`, which is on the heap and stays
-        // in `jobs` until the kernel has said that the operation ended; those point
-        // at guest memory that the job keeps mapped. The file is open as long as
-        // `disk`, which is dropped after the ring has no operation left (`drop`).
-        let mut pushed = unsafe { self.ring.submission().push(&entry) };
-        if pushed.is_err() {
-            self.ring.submit()?;
-            // SAFETY: the same.
-            pushed = unsafe { self.ring.submission().push(&entry) };
+    fn job(&mut self, tag: u32) -> Option<&mut Job> {
+        self.jobs.get_mut(usize::try_from(tag).ok()?)?.as_mut()
+    }
+
+    /// Puts the job under `tag` into the submission queue, or does it by hand.
+    fn push(&mut self, tag: u32, done: &mut Vec<Completion>) {
+        if self.refused {
+            return self.by_hand(tag, done);
         }
-        pushed.map_err(io::Error::other)?;
-        self.in_flight += 1;
-        Ok(())
+        match self.enqueue(tag) {
+            Ok(()) => self.queued.push_back(tag),
+            Err(error) => {
+                log::debug!(error:%; "blk: a request does not fit into io_uring");
+                self.by_hand(tag, done);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, tag: u32) -> io::Result<()> {
+        let fd = types::Fd(self.disk.as_fd().as_raw_fd());
+        let job = self.job(tag).ok_or(io::ErrorKind::NotFound)?;
+        let entry = job.entry(fd)?.user_data(u64::from(tag));
+        // SAFETY: the entry points at the job's vectors, which are on the heap and
+        // stay in `jobs` until the kernel has said that the operation ended, or
+        // the entry is never submitted (`refused`); those point at guest memory
+        // that the job keeps mapped. The file is open as long as `disk`, which is
+        // dropped after the ring has no operation left (`drop`).
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        // There is room for as many as there are tags, and each is there once.
+        pushed.map_err(io::Error::other)
+    }
+
+    /// Hands over what is in the submission queue. `false` when the kernel takes
+    /// the rest only after something has ended, which the bell tells.
+    fn submit(&mut self, done: &mut Vec<Completion>) -> bool {
+        while !self.queued.is_empty() {
+            let result = self.ring.submit();
+            let left = self.ring.submission().len();
+            let taken = self.queued.len().saturating_sub(left);
+            self.queued.drain(..taken);
+            self.in_kernel += taken;
+            match result {
+                Ok(_) if taken > 0 => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if !is_passing(&error) => self.refuse(&error, done),
+                _ if self.in_kernel > 0 => return false,
+                // Nothing will end: there is nothing to wait for.
+                Ok(_) => self.refuse(&io::ErrorKind::WouldBlock.into(), done),
+                Err(error) => self.refuse(&error, done),
+            }
+        }
+        true
+    }
+
+    /// Goes on without the kernel's help: what it does not take is done by hand,
+    /// now and for ever.
+    fn refuse(&mut self, error: &io::Error, done: &mut Vec<Completion>) {
+        log::warn!(error:%; "blk: io_uring takes no requests; reading and writing one by one");
+        self.refused = true;
+        for tag in std::mem::take(&mut self.queued) {
+            self.by_hand(tag, done);
+        }
+    }
+
+    fn by_hand(&mut self, tag: u32, done: &mut Vec<Completion>) {
+        let disk = Arc::clone(&self.disk);
+        let gone = || Err(io::ErrorKind::NotFound.into());
+        let result = self.job(tag).map_or_else(gone, |job| job.by_hand(&disk));
+        self.end(tag, result, done);
     }
 
     /// Takes what the kernel has ended; what it did in part goes on.
@@ -132,24 +170,17 @@ impl Uring {
             let Some(completed) = self.ring.completion().next() else {
                 return;
             };
-            self.in_flight -= 1;
+            self.in_kernel = self.in_kernel.saturating_sub(1);
+            let result = usize::try_from(completed.result())
+                .map_err(|_| io::Error::from_raw_os_error(-completed.result()));
             let Ok(tag) = u32::try_from(completed.user_data()) else {
                 continue;
             };
-            let Some(Some(job)) = usize::try_from(tag)
-                .ok()
-                .and_then(|at| self.jobs.get_mut(at))
-            else {
+            let Some(job) = self.job(tag) else {
                 continue;
             };
-            let result = usize::try_from(completed.result())
-                .map_err(|_| io::Error::from_raw_os_error(-completed.result()));
             match job.advance(result) {
-                Progress::More => {
-                    if let Err(error) = self.push(tag) {
-                        self.end(tag, Err(error), done);
-                    }
-                }
+                Progress::More => self.push(tag, done),
                 Progress::Done(result) => {
                     let result = self.second_way(tag, result);
                     self.end(tag, result, done);
@@ -159,116 +190,56 @@ impl Uring {
     }
 
     /// Zeroes that the file system does not know are written, and so are those
-    /// of a range that is not of the device's own blocks.
-    fn second_way(&self, tag: u32, result: io::Result<usize>) -> io::Result<usize> {
-        let job = usize::try_from(tag)
-            .ok()
-            .and_then(|at| self.jobs[at].as_ref());
-        match (result, job.map(|job| job.kind)) {
-            (Err(error), Some(Kind::Zero(range, _)))
+    /// of a range that is not of the device's own blocks. What the kernel cannot
+    /// do for want of its own memory is done by hand.
+    fn second_way(&mut self, tag: u32, result: io::Result<usize>) -> io::Result<usize> {
+        let disk = Arc::clone(&self.disk);
+        let Some(job) = self.job(tag) else {
+            return result;
+        };
+        match (result, job.kind) {
+            (Err(error), Kind::Zero(range, _))
                 if [Some(libc::EOPNOTSUPP), Some(libc::EINVAL)].contains(&error.raw_os_error()) =>
             {
-                self.disk.write_zeroes(range).map(|()| 0)
+                disk.write_zeroes(range).map(|()| 0)
             }
+            (Err(error), _) if is_passing(&error) => job.by_hand(&disk),
             (result, _) => result,
         }
     }
 
     fn end(&mut self, tag: u32, result: io::Result<usize>, done: &mut Vec<Completion>) {
-        if let Ok(at) = usize::try_from(tag) {
-            self.jobs[at] = None;
+        if let Some(job) = usize::try_from(tag)
+            .ok()
+            .and_then(|at| self.jobs.get_mut(at))
+        {
+            *job = None;
         }
         done.push((tag, result));
     }
-}
 
-enum Progress {
-    More,
-    Done(io::Result<usize>),
-}
-
-impl Job {
-    fn new(operation: Operation<'_, '_>, memory: &Arc<GuestMemory>) -> Self {
-        let (kind, vectors) = match operation {
-            Operation::Read(offset, data) => (Kind::Read(offset), vectors(data)),
-            Operation::Write {
-                offset,
-                data,
-                durable,
-            } => (Kind::Write(offset, durable), vectors(data)),
-            Operation::Flush => (Kind::Flush, Box::default()),
-            Operation::Punch(range) => (Kind::Punch(range), Box::default()),
-            Operation::Zero(range, unmap) => (Kind::Zero(range, unmap), Box::default()),
-        };
-        Self {
-            kind,
-            vectors,
-            first: 0,
-            moved: 0,
-            _memory: Arc::clone(memory),
-        }
-    }
-
-    fn entry(&self, fd: types::Fd) -> io::Result<Entry> {
-        let rest = &self.vectors[self.first..];
-        let count = u32::try_from(rest.len().min(MAX_VECTORS)).map_err(io::Error::other)?;
-        let entry = match self.kind {
-            Kind::Read(offset) => opcode::Readv::new(fd, rest.as_ptr(), count)
-                .offset(offset + self.moved as u64)
-                .build(),
-            Kind::Write(offset, durable) => opcode::Writev::new(fd, rest.as_ptr(), count)
-                .offset(offset + self.moved as u64)
-                .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
-                .build(),
-            Kind::Flush => opcode::Fsync::new(fd)
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
-            Kind::Punch(range) | Kind::Zero(range, true) => allocate(fd, range, PUNCH),
-            Kind::Zero(range, false) => allocate(fd, range, ZERO),
-        };
-        Ok(entry)
-    }
-
-    /// The kernel has done a part, or all.
-    fn advance(&mut self, result: io::Result<usize>) -> Progress {
-        if !matches!(self.kind, Kind::Read(_) | Kind::Write(..)) {
-            return Progress::Done(result);
-        }
-        match result {
-            Ok(0) => Progress::Done(Err(io::ErrorKind::UnexpectedEof.into())),
-            Ok(count) => {
-                self.moved += count;
-                self.skip(count);
-                if self.first == self.vectors.len() {
-                    Progress::Done(Ok(self.moved))
-                } else {
-                    Progress::More
-                }
+    /// Waits for an operation that the kernel works on.
+    fn await_one(&self) -> io::Result<()> {
+        loop {
+            // SAFETY: nothing is submitted, and there is no argument.
+            let waited = unsafe {
+                let flags = EnterFlags::GETEVENTS.bits();
+                self.ring
+                    .submitter()
+                    .enter::<libc::sigset_t>(0, 1, flags, None)
+            };
+            match waited {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Progress::More,
-            Err(error) => Progress::Done(Err(error)),
-        }
-    }
-
-    /// The first `count` bytes of the rest are done with.
-    fn skip(&mut self, mut count: usize) {
-        while let Some(vector) = self.vectors.get_mut(self.first) {
-            if count < vector.iov_len {
-                vector.iov_base = vector.iov_base.wrapping_byte_add(count);
-                vector.iov_len -= count;
-                return;
-            }
-            count -= vector.iov_len;
-            self.first += 1;
         }
     }
 }
 
-fn allocate(fd: types::Fd, range: Range, flags: rustix::fs::FallocateFlags) -> Entry {
-    opcode::Fallocate::new(fd, range.length)
-        .offset(range.offset)
-        .mode(flags.bits().cast_signed())
-        .build()
+/// Whether the kernel lacks something that it may have again.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY))
 }
 
 impl Engine for Uring {
@@ -286,35 +257,27 @@ impl Engine for Uring {
             return done.push((tag, Err(io::Error::other("no such job"))));
         };
         *slot = Some(Job::new(operation, memory));
-        if let Err(error) = self.push(tag) {
-            // It was not handed over: do it here and now.
-            log::debug!(error:%; "blk: io_uring takes nothing");
-            let result = perform(&self.disk, operation);
-            self.end(tag, result, done);
-        }
+        self.push(tag, done);
     }
 
-    fn reap(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
-        self.collect(done);
-        self.ring.submit()?;
-        self.collect(done);
-        Ok(())
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        loop {
+            self.collect(done);
+            if self.queued.is_empty() || !self.submit(done) {
+                return;
+            }
+        }
     }
 
     fn wait(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
-        while self.in_flight > 0 {
-            match self.ring.submit_and_wait(1) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
+        loop {
             let before = done.len();
-            self.collect(done);
-            if done.len() > before {
-                break;
+            self.reap(done);
+            if done.len() > before || self.in_kernel == 0 {
+                return Ok(());
             }
+            self.await_one()?;
         }
-        Ok(())
     }
 
     fn event(&self) -> Option<BorrowedFd<'_>> {
@@ -325,8 +288,12 @@ impl Engine for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         let mut done = Vec::new();
-        while self.in_flight > 0 {
-            if let Err(error) = self.wait(&mut done) {
+        while self.in_kernel > 0 {
+            self.collect(&mut done);
+            if self.in_kernel == 0 {
+                break;
+            }
+            if let Err(error) = self.await_one() {
                 // The kernel may still write: what it writes to must stay.
                 log::error!(error:%; "blk: operations do not end; leaving their memory");
                 for job in self.jobs.drain(..) {
@@ -334,27 +301,9 @@ impl Drop for Uring {
                 }
                 return;
             }
-            done.clear();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ring_does_nothing_but_what_a_disk_needs() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let disk = Arc::new(Disk::open(file.path(), true).unwrap());
-        let mut uring = match Uring::new(disk) {
-            Ok(uring) => uring,
-            Err(error) => return eprintln!("skipped: io_uring: {error}"),
-        };
-        // SAFETY: the operation has no memory.
-        unsafe { uring.ring.submission().push(&opcode::Nop::new().build()) }.unwrap();
-        uring.ring.submit_and_wait(1).unwrap();
-        let ended = uring.ring.completion().next().unwrap();
-        assert_eq!(ended.result(), -libc::EACCES);
-    }
-}
+mod tests;

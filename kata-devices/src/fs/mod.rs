@@ -40,6 +40,8 @@ mod route;
 mod router;
 mod served;
 mod share;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub(crate) use served::Served;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
+use virtio_queue::QueueT;
 
 use super::credentials;
 use super::device::{Device, REQUEST_QUEUES};
@@ -26,6 +27,9 @@ const THREADS: usize = 2;
 
 /// How long requests under way may take when a queue is stopped.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long they may take when the queue must not be missed after.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const STOP: u64 = 1 << 16;
 const WAKE: u64 = STOP + 1;
@@ -44,8 +48,22 @@ struct SlotState {
     /// No further requests are taken.
     stopping: bool,
     under_way: usize,
-    /// How often the queue was taken away: answers of before are nobody's.
+    /// How often the queue began anew: answers of before are nobody's.
     era: u64,
+    /// Answers that came when the queue was away: heads and bytes.
+    late: Vec<(u16, u32)>,
+    /// How far the queue had got when it was taken away.
+    stopped_at: Option<u16>,
+}
+
+impl SlotState {
+    /// Whatever is under way is nobody's.
+    fn begin_anew(&mut self) {
+        self.era += 1;
+        self.under_way = 0;
+        self.late.clear();
+        self.stopped_at = None;
+    }
 }
 
 /// What the threads share.
@@ -97,33 +115,72 @@ impl Pool {
         let token = u64::try_from(index).map_err(io::Error::other)?;
         self.crew.epoll.add(&running.kick, token, EventFlags::IN)?;
         let mut state = lock(&self.crew.slots[index].state);
+        if state.stopped_at != Some(running.queue.queue().next_avail()) {
+            state.begin_anew();
+        }
         state.stopping = false;
-        state.running = Some(running);
+        let late = std::mem::take(&mut state.late);
+        let running = state.running.insert(running);
+        for (head, written) in late {
+            self.crew.give(running, head, written);
+        }
         drop(state);
         // Requests may be there already, of which there is no kick to come.
         self.crew.wake.raise();
         Ok(())
     }
 
-    /// Takes a queue away, once the requests under way are done.
+    /// Takes a queue away. Requests that do not end for long are answered when it
+    /// is added again and goes on where it stopped.
     pub(super) fn remove(&self, index: usize) -> Option<DeviceQueue> {
-        let slot = &self.crew.slots[index];
-        let mut state = lock(&slot.state);
-        // It was registered when it was added.
-        let _ = self.crew.epoll.remove(&state.running.as_ref()?.kick);
-        state.stopping = true;
-        let (mut state, waited) = slot
-            .idle
-            .wait_timeout_while(state, GRACE, |state| state.under_way > 0)
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            self.crew
-                .device
-                .complain("requests do not end; nobody will have their answers");
+        let mut state = self.crew.slots[index].drain(GRACE);
+        if state.under_way > 0 {
+            self.crew.device.complain("requests do not end");
         }
-        state.era += 1;
-        state.under_way = 0;
-        state.running.take()
+        self.take(&mut state)
+    }
+
+    /// Takes a queue away, once the requests under way are done.
+    ///
+    /// # Errors
+    /// When they do not end; the queue runs on.
+    pub(super) fn quiesce(&self, index: usize) -> io::Result<Option<DeviceQueue>> {
+        let mut state = self.crew.slots[index].drain(PATIENCE);
+        if state.under_way == 0 {
+            return Ok(self.take(&mut state));
+        }
+        state.stopping = false;
+        drop(state);
+        self.crew.wake.raise();
+        let reason = "a request for shared files does not end";
+        Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+    }
+
+    fn take(&self, state: &mut SlotState) -> Option<DeviceQueue> {
+        let running = state.running.take()?;
+        state.stopped_at = Some(running.queue.queue().next_avail());
+        // It was registered when it was added.
+        let _ = self.crew.epoll.remove(&running.kick);
+        Some(running)
+    }
+
+    /// Whatever is under way is nobody's any more; no queue runs.
+    pub(super) fn begin_anew(&self) {
+        for slot in &self.crew.slots {
+            lock(&slot.state).begin_anew();
+        }
+    }
+}
+
+impl Slot {
+    /// Begins no more requests, and waits for those under way, but not for ever.
+    fn drain(&self, patience: Duration) -> MutexGuard<'_, SlotState> {
+        let mut state = lock(&self.state);
+        state.stopping = true;
+        let drained = self
+            .idle
+            .wait_timeout_while(state, patience, |state| state.under_way > 0);
+        drained.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -136,8 +193,7 @@ impl Drop for Pool {
             .wait_timeout_while(lock(&self.crew.alive), GRACE, |alive| *alive > 0)
             .unwrap_or_else(PoisonError::into_inner);
         if *alive > 0 {
-            log::error!(threads = *alive; "fs: threads wait for the host; leaving them");
-            return;
+            log::error!(threads = *alive; "fs: threads wait for the host; waiting for them");
         }
         drop(alive);
         for thread in self.threads.drain(..) {
@@ -214,6 +270,7 @@ impl Crew {
             stopping: false,
             under_way,
             era,
+            ..
         } = &mut *state
         else {
             return false;
@@ -229,8 +286,13 @@ impl Crew {
         };
         *under_way += 1;
         let era = *era;
-        let more = running.queue.has_available(&memory);
+        // This one may take its time: somebody else is to hear of the next.
+        let more = running.queue.enable_kicks(&memory);
         drop(state);
+        let more = more.unwrap_or_else(|error| {
+            self.device.complain(&error.to_string());
+            false
+        });
         if more && self.waiting.load(Ordering::SeqCst) > 0 {
             self.wake.raise();
         }
@@ -243,19 +305,25 @@ impl Crew {
             return false;
         }
         state.under_way -= 1;
-        if let Some(running) = &mut state.running {
-            let queue = &mut running.queue;
-            let given = queue
-                .complete(&memory, head, written)
-                .and_then(|()| queue.notify(&memory));
-            if let Err(error) = given {
-                self.device.complain(&error.to_string());
-            }
+        match &mut state.running {
+            Some(running) => self.give(running, head, written),
+            None => state.late.push((head, written)),
         }
         if state.under_way == 0 {
             slot.idle.notify_all();
         }
         true
+    }
+
+    /// Gives an answer to the driver.
+    fn give(&self, running: &mut DeviceQueue, head: u16, written: u32) {
+        let queue = &mut running.queue;
+        let given = queue
+            .complete(&running.memory, head, written)
+            .and_then(|()| queue.notify(&running.memory));
+        if let Err(error) = given {
+            self.device.complain(&error.to_string());
+        }
     }
 }
 

@@ -76,7 +76,12 @@ impl Driven for Served {
         self.pool.remove(index)
     }
 
+    fn quiesce(&mut self, index: usize) -> io::Result<Option<DeviceQueue>> {
+        self.pool.quiesce(index)
+    }
+
     fn reset(&mut self) {
+        self.pool.begin_anew();
         // Whatever the guest had open, it is gone.
         self.tree.end();
     }

@@ -118,6 +118,16 @@ impl DriverQueue {
             .unwrap();
     }
 
+    /// Writes a chain of these buffers as an indirect table, linked in order.
+    pub fn describe_table(&self, table: u64, buffers: &[Buffer]) {
+        for (index, (at, length, flags)) in (0..).zip(buffers) {
+            let last = usize::from(index) + 1 == buffers.len();
+            let (link, next) = if last { (0, 0) } else { (NEXT, index + 1) };
+            let address = table + 16 * u64::from(index);
+            self.describe_at(address, (*at, *length, flags | link, next));
+        }
+    }
+
     /// Makes a chain of these buffers, linked in order from descriptor `first` on,
     /// and offers it. Flags are `WRITE` or none.
     pub fn send(&mut self, first: u16, buffers: &[Buffer]) {

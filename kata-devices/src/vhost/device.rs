@@ -48,6 +48,26 @@ impl<L: Link> Offloaded<L> {
         *slot = Some(queue);
         Ok(())
     }
+
+    fn stop(&mut self, queue: usize) -> Option<DeviceQueue> {
+        let mut taken = self.queues.get_mut(queue)?.take()?;
+        match self.link.stop(queue) {
+            Ok(at) => taken.queue.set_next_avail(at),
+            Err(error) => {
+                // Whoever served it is gone, and so is what it had taken.
+                log::warn!(error:%, queue; "vhost: cannot take a queue back");
+                taken.queue.fault();
+            }
+        }
+        let used = taken
+            .queue
+            .queue()
+            .used_idx(&*taken.memory, Ordering::Acquire);
+        if let Ok(used) = used {
+            taken.queue.set_next_used(used.0);
+        }
+        Some(taken)
+    }
 }
 
 /// Features of what the configuration space alone tells: a card's address and link.
@@ -91,24 +111,8 @@ impl<L: Link> VirtioDevice for Offloaded<L> {
         Ok(())
     }
 
-    fn quiesce(&mut self, queue: usize) -> Option<DeviceQueue> {
-        let mut taken = self.queues.get_mut(queue)?.take()?;
-        match self.link.stop(queue) {
-            Ok(at) => taken.queue.set_next_avail(at),
-            Err(error) => {
-                // Whoever served it is gone, and so is what it had taken.
-                log::warn!(error:%, queue; "vhost: cannot take a queue back");
-                taken.queue.fault();
-            }
-        }
-        let used = taken
-            .queue
-            .queue()
-            .used_idx(&*taken.memory, Ordering::Acquire);
-        if let Ok(used) = used {
-            taken.queue.set_next_used(used.0);
-        }
-        Some(taken)
+    fn quiesce(&mut self, queue: usize) -> io::Result<Option<DeviceQueue>> {
+        Ok(self.stop(queue))
     }
 
     fn resume(&mut self, index: usize, queue: DeviceQueue) -> io::Result<()> {
@@ -117,7 +121,7 @@ impl<L: Link> VirtioDevice for Offloaded<L> {
 
     fn reset(&mut self) {
         for index in 0..self.queues.len() {
-            self.quiesce(index);
+            self.stop(index);
         }
         self.link.end();
     }

@@ -47,7 +47,7 @@ fn works(driver: &mut MmioDriver, disk: &Path) {
         assert_eq!(request(driver, 0, 100, (into, 4096, WRITE)), 0);
         assert_eq!(driver.arena.read(into, 4096), vec![0x3c; 4096]);
         let data = driver.arena.place(&[round; 512]);
-        driver.transport.pause();
+        driver.transport.pause().unwrap();
         driver.transport.resume().unwrap();
         assert_eq!(request(driver, 1, u64::from(round), (data, 512, 0)), 0);
         assert_eq!(request(driver, 4, 0, (data, 0, 0)), 0);

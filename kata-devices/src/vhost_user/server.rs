@@ -13,7 +13,7 @@ use crate::epoll::{Epoll, Event};
 use crate::virtio::Driven;
 use crate::{Error, Result};
 
-/// How long the threads may take to end before they are left to themselves.
+/// How long the threads may take to end before that is worth a word.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a server serves no more.
@@ -107,7 +107,9 @@ impl Drop for LastWords {
 ///
 /// The socket is there when the constructor returns, so the front end can be
 /// started at once. Dropping the server ends the device, joins its threads and
-/// removes its sockets, wherever the front end is by then.
+/// removes its sockets, wherever the front end is by then. It waits however long
+/// the host takes for what the threads do: then what is behind the device can be
+/// somebody else's.
 ///
 /// The server is a file descriptor that becomes readable when the device has
 /// ended, for whatever reason; [`ended`](Self::ended) says which.
@@ -188,8 +190,7 @@ impl Server {
             .wait_timeout_while(ended, GRACE, |ended| ended.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         if ended.is_none() {
-            log::error!(thread = thread.thread().name(); "vhost-user: a thread does not end; leaving it");
-            return;
+            log::error!(thread = thread.thread().name(); "vhost-user: a thread does not end; waiting for it");
         }
         drop(ended);
         if thread.join().is_err() {

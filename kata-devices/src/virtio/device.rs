@@ -72,9 +72,9 @@ impl std::fmt::Debug for Activation {
 
 /// A virtio device without a transport.
 ///
-/// Threads belong to the device: none outlives it, and all that it does with
-/// guest memory is over when [`quiesce`](Self::quiesce) or
-/// [`reset`](Self::reset) return.
+/// Threads belong to the device: none outlives it. Dropping it waits for them,
+/// however long the host takes for what they do: then nothing is written any more
+/// to what is behind the device.
 pub trait VirtioDevice: Send {
     /// What kind of device it is.
     fn kind(&self) -> DeviceKind;
@@ -103,7 +103,11 @@ pub trait VirtioDevice: Send {
     /// Takes a queue away, after the last access to it and its buffers. `None`
     /// when the device does not have it. What was taken from the queue is
     /// completed first, or left on it.
-    fn quiesce(&mut self, queue: usize) -> Option<DeviceQueue>;
+    ///
+    /// # Errors
+    /// When what was taken from the queue does not end. The device has the queue
+    /// still, and serves it.
+    fn quiesce(&mut self, queue: usize) -> io::Result<Option<DeviceQueue>>;
 
     /// Gives a queue to an active device: one that was quiesced, or one that the
     /// driver has reset and set up anew.

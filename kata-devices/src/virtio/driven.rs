@@ -27,6 +27,13 @@ pub(crate) trait Driven: Send + 'static {
     /// The configuration space.
     fn config(&self) -> Vec<u8>;
 
+    /// Reads the configuration space while another thread drives the device, for
+    /// which a driver must not wait. One whose space changes has more to do here.
+    fn config_reader(&self) -> ConfigReader {
+        let space = self.config();
+        Box::new(move || space.clone())
+    }
+
     /// The driver writes to the configuration space.
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
@@ -49,9 +56,20 @@ pub(crate) trait Driven: Send + 'static {
     /// Lets it use a queue.
     fn start(&mut self, index: usize, queue: DeviceQueue) -> io::Result<()>;
 
+    /// Takes a queue back, whatever is under way. `None` when it is not running.
+    /// The device waits for what is under way as long as a driver may be kept
+    /// waiting; if that does not end, it is told to nobody but a queue that goes
+    /// on where this one stopped.
+    fn stop(&mut self, index: usize) -> Option<DeviceQueue>;
+
     /// Takes a queue back, after the last access to it and to its memory. `None`
     /// when it is not running.
-    fn stop(&mut self, index: usize) -> Option<DeviceQueue>;
+    ///
+    /// # Errors
+    /// When what is under way does not end; the queue runs on.
+    fn quiesce(&mut self, index: usize) -> io::Result<Option<DeviceQueue>> {
+        Ok(self.stop(index))
+    }
 
     /// The driver starts anew; its queues are stopped.
     fn reset(&mut self) {}
@@ -83,6 +101,9 @@ pub(crate) trait Driven: Send + 'static {
         state.read::<()>(self.kind(), 1)
     }
 }
+
+/// Reads the configuration space as it is now.
+pub(crate) type ConfigReader = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 
 type Run = dyn Fn(&str) -> io::Result<()> + Send + Sync;
 

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 
 use super::device::{Activation, DeviceEvents, DeviceKind, DeviceQueue, VirtioDevice};
-use super::driven::{Driven, ThreadStart};
+use super::driven::{ConfigReader, Driven, ThreadStart};
 use super::fair::FairMutex;
 use super::state::{DeviceState, StateError};
 use crate::epoll::{Epoll, Event, Ready};
 use crate::{Error, Result};
 
-/// How long the thread may take to end before it is left to itself.
+/// How long the thread may take to end before that is worth a word.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Tokens of the loop itself; queues have the small ones.
@@ -38,10 +38,13 @@ struct Seat<D> {
     events: Option<Arc<dyn DeviceEvents>>,
 }
 
-/// A device in this process. Dropping it ends its thread.
+/// A device in this process. Dropping it ends its thread, and waits however long
+/// the host takes for what the thread does: then the device has let go of
+/// everything.
 pub(crate) struct Hosted<D: Driven> {
     shared: Arc<Shared<D>>,
     thread: Option<JoinHandle<()>>,
+    config: ConfigReader,
     kind: DeviceKind,
     features: u64,
     sizes: Vec<u16>,
@@ -57,15 +60,7 @@ impl<D: Driven> Hosted<D> {
     ) -> Result<Self> {
         let epoll = Arc::new(Epoll::new().map_err(Error::host("make an epoll set"))?);
         let device = make(&epoll)?;
-        let (kind, features, sizes) = (device.kind(), device.features(), device.queue_sizes());
-        let shared = Shared::new(device, epoll).map_err(Error::host("make an eventfd"))?;
-        let mut hosted = Self {
-            shared: Arc::new(shared),
-            thread: None,
-            kind,
-            features,
-            sizes,
-        };
+        let mut hosted = Self::of(device, epoll)?;
         if D::WANTS_THREAD {
             hosted.spawn(name, thread_start.clone())?;
         }
@@ -79,19 +74,25 @@ impl<D: Driven> Hosted<D> {
     ) -> Result<(Self, Arc<dyn Step>)> {
         let epoll = Arc::new(Epoll::new().map_err(Error::host("make an epoll set"))?);
         let device = make(&epoll)?;
-        let (kind, features, sizes) = (device.kind(), device.features(), device.queue_sizes());
-        let shared = Shared::new(device, epoll).map_err(Error::host("make an eventfd"))?;
+        let hosted = Self::of(device, epoll)?;
+        let shared = Arc::clone(&hosted.shared);
         // There is no thread that could have ended.
         *lock(&shared.alive) = true;
-        let shared = Arc::new(shared);
-        let hosted = Self {
-            shared: Arc::clone(&shared),
+        Ok((hosted, shared))
+    }
+
+    fn of(device: D, epoll: Arc<Epoll>) -> Result<Self> {
+        let (kind, features, sizes) = (device.kind(), device.features(), device.queue_sizes());
+        let config = device.config_reader();
+        let shared = Shared::new(device, epoll).map_err(Error::host("make an eventfd"))?;
+        Ok(Self {
+            shared: Arc::new(shared),
             thread: None,
+            config,
             kind,
             features,
             sizes,
-        };
-        Ok((hosted, shared))
+        })
     }
 
     fn spawn(&mut self, name: &str, thread_start: ThreadStart) -> Result<()> {
@@ -213,7 +214,8 @@ impl<D: Driven> VirtioDevice for Hosted<D> {
     }
 
     fn config(&self) -> Vec<u8> {
-        self.shared.seat.lock().device.config()
+        // Not in the seat, which is taken while the device works.
+        (self.config)()
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
@@ -237,8 +239,8 @@ impl<D: Driven> VirtioDevice for Hosted<D> {
         Ok(())
     }
 
-    fn quiesce(&mut self, queue: usize) -> Option<DeviceQueue> {
-        self.shared.seat.lock().device.stop(queue)
+    fn quiesce(&mut self, queue: usize) -> io::Result<Option<DeviceQueue>> {
+        self.shared.seat.lock().device.quiesce(queue)
     }
 
     fn resume(&mut self, index: usize, queue: DeviceQueue) -> io::Result<()> {
@@ -278,8 +280,7 @@ impl<D: Driven> Drop for Hosted<D> {
             .wait_timeout_while(lock(&self.shared.alive), GRACE, |alive| *alive)
             .unwrap_or_else(PoisonError::into_inner);
         if *alive {
-            log::error!(thread = thread.thread().name(); "a device's thread does not end; leaving it");
-            return;
+            log::error!(thread = thread.thread().name(); "a device's thread does not end; waiting for it");
         }
         drop(alive);
         if thread.join().is_err() {
@@ -291,3 +292,6 @@ impl<D: Driven> Drop for Hosted<D> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,7 @@ pub use queue::{GuestMemory, Interrupt, QueueError, VirtQueue};
 pub use state::{DeviceState, StateError, TransportState};
 
 pub(crate) use chain::{Chain, ChainError};
-pub(crate) use driven::Driven;
+pub(crate) use driven::{ConfigReader, Driven};
 pub(crate) use hosted::Hosted;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use hosted::Step;

@@ -4,6 +4,7 @@
 //! bounded rate and ignored; a queue that lies nowhere breaks the device until
 //! it is reset.
 
+mod ended;
 mod snapshot;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use virtio_bindings::virtio_config::{VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueState};
 
+use self::ended::Ended;
 use super::device::{Activation, DeviceEvents, DeviceQueue, VirtioDevice};
 use super::kick::Kick;
 use super::queue::{GuestMemory, Interrupt, VirtQueue};
@@ -101,6 +103,20 @@ impl Negotiation {
     /// How often the driver did what no driver does.
     pub(crate) fn offences(&self) -> u64 {
         self.offences.total()
+    }
+
+    /// Ends the device. When this returns it has let go of all that it had,
+    /// however long the host took for what it did. What is left needs a reset, and
+    /// has nothing to start again.
+    pub(crate) fn end(&mut self) {
+        self.retired.store(true, Ordering::Release);
+        for queue in &mut self.queues {
+            queue.held = None;
+        }
+        self.active = false;
+        let ended = Ended::of(&*self.device);
+        drop(std::mem::replace(&mut self.device, Box::new(ended)));
+        self.signals.break_down();
     }
 
     // Features (virtio 1.2 §2.2).
@@ -349,8 +365,12 @@ impl Negotiation {
         if index >= self.queues.len() {
             return self.complain("a queue is reset that there is not");
         }
-        if self.active {
-            self.device.quiesce(index);
+        if self.active
+            && let Err(error) = self.device.quiesce(index)
+        {
+            // Only a reset of the whole device gets it away.
+            self.complain(&error.to_string());
+            self.signals.break_down();
         }
         self.queues[index].clear();
     }

@@ -52,6 +52,11 @@ impl Signals {
         self.broken.load(Ordering::Acquire)
     }
 
+    /// Only a reset helps; the driver sees it when it looks.
+    pub(super) fn break_down(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
     /// As new, but for the generation, which only grows.
     pub(super) fn reset(&self) {
         self.pending.store(0, Ordering::Release);

@@ -46,6 +46,8 @@ pub(crate) const LSEEK: u32 = 46;
 
 const REQUEST_ROOM: u32 = 1 << 20;
 const REPLY_ROOM: u32 = 1 << 20;
+/// The first descriptor of a slow request.
+pub(crate) const SLOW: u16 = 4;
 const OUT_HEADER: usize = 16;
 
 pub(crate) struct Fuse {
@@ -82,6 +84,17 @@ impl Fuse {
 
     /// A request, and its answer.
     pub(crate) fn call(&mut self, opcode: u32, node: u64, body: &[u8]) -> Answer {
+        let message = self.message(opcode, node, body);
+        let reply = self.exchange(REQUESTS, &message);
+        assert_eq!(reply.len(), u32_at(&reply, 0) as usize, "opcode {opcode}");
+        assert_eq!(u64_at(&reply, 8), self.unique);
+        match u32_at(&reply, 4).cast_signed() {
+            0 => Ok(reply[OUT_HEADER..].to_vec()),
+            error => Err(-error),
+        }
+    }
+
+    fn message(&mut self, opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
         self.unique += 1;
         let mut message = Vec::new();
         let length = u32::try_from(40 + body.len()).unwrap();
@@ -90,13 +103,21 @@ impl Fuse {
         message.extend_from_slice(&node.to_le_bytes());
         message.extend_from_slice(&words(&[self.uid, self.uid, 1, 0]));
         message.extend_from_slice(body);
-        let reply = self.exchange(REQUESTS, &message);
-        assert_eq!(reply.len(), u32_at(&reply, 0) as usize, "opcode {opcode}");
-        assert_eq!(u64_at(&reply, 8), self.unique);
-        match u32_at(&reply, 4).cast_signed() {
-            0 => Ok(reply[OUT_HEADER..].to_vec()),
-            error => Err(-error),
-        }
+        message
+    }
+
+    /// A request with which the host takes its time: others are answered meanwhile.
+    pub(crate) fn send_slow(&mut self, opcode: u32, node: u64, body: &[u8]) {
+        let message = self.message(opcode, node, body);
+        let length = u32::try_from(message.len()).unwrap();
+        let into = self.driver.allocate(8192);
+        let Driver { memory, queues, .. } = &mut self.driver;
+        memory.write_slice(&message, GuestAddress(into)).unwrap();
+        let queue = &mut queues[REQUESTS];
+        queue.describe(memory, SLOW, (into, length, NEXT, SLOW + 1));
+        queue.describe(memory, SLOW + 1, (into + 4096, 4096, WRITE, 0));
+        queue.offer(memory, SLOW);
+        queue.kick(memory, 1);
     }
 
     /// Sends any bytes at all; what comes back.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kata_devices::virtio::ThreadStart;
+use kata_devices::virtio::mmio::MmioTransport;
 use kvm_ioctls::{Kvm as Device, VmFd};
 
 use super::arch::{self, Description};
 use super::bus::Bus;
 use super::confine::Filter;
-use super::devices::{self, Place};
+use super::devices::{self, Named, Place};
+use super::guest::Guest;
 use super::keeper::Machine;
 use super::memory::Memory;
 use super::settings::Settings;
@@ -70,15 +72,15 @@ impl Builder<'_> {
     fn build(&self, known: &Known) -> Result<Machine> {
         let kernel = self.phase("check configuration", || self.check(known))?;
         let (device, vm) = self.phase("open KVM", || self.open())?;
-        let memory = self.phase("map memory", || self.memory(&vm))?;
+        let guest = self.phase("map memory", || self.guest(vm))?;
         // After the memory: the kernel gives memory to a machine that has chips
         // some milliseconds later.
-        self.phase("make chips", || arch::make_chips(&vm))?;
+        self.phase("make chips", || arch::make_chips(guest.vm()))?;
         let console = Arc::new(Tail::new(CONSOLE_TAIL));
         let mut bus = Bus::default();
         let places = self.phase("make devices", || {
-            arch::add_legacy(&vm, &console, &mut bus)?;
-            self.devices(&vm, &memory, &mut bus)
+            arch::add_legacy(guest.vm(), &console, &mut bus)?;
+            self.devices(&guest, &mut bus)
         })?;
         let (places, transports) = places;
         let description = describe(kernel);
@@ -90,7 +92,7 @@ impl Builder<'_> {
             command_line: &command_line,
             devices: &places,
         };
-        let entry = self.phase("load kernel", || plan.carry_out(memory.guest()))?;
+        let entry = self.phase("load kernel", || plan.carry_out(guest.memory().guest()))?;
         let control = Arc::new(Control::new(self.vcpu_count()));
         let wiring = Wiring {
             control,
@@ -101,7 +103,7 @@ impl Builder<'_> {
         };
         let vcpus = self.phase("make processors", || {
             let count = self.config.size.vcpus;
-            let made = arch::make_vcpus(&device, &vm, count, self.settings, &entry)?;
+            let made = arch::make_vcpus(&device, guest.vm(), count, self.settings, &entry)?;
             let pinned = made.into_iter().enumerate();
             let pinned = pinned.map(|(index, vcpu)| (vcpu, self.settings.pin(index)));
             Vcpus::start(pinned.collect(), &wiring)
@@ -110,8 +112,7 @@ impl Builder<'_> {
             vcpus,
             wiring,
             transports,
-            vm: Arc::new(vm),
-            memory: Arc::new(memory),
+            guest: Arc::new(guest),
         })
     }
 
@@ -152,14 +153,13 @@ impl Builder<'_> {
         Ok((device, vm))
     }
 
-    fn memory(&self, vm: &VmFd) -> Result<Memory> {
+    fn guest(&self, vm: VmFd) -> Result<Guest> {
         let size = self.config.size.memory;
         let memory = Memory::new(size, &arch::memory_ranges(size), self.settings)?;
-        memory.give_to(vm)?;
-        Ok(memory)
+        Guest::new(vm, memory)
     }
 
-    fn devices(&self, vm: &VmFd, memory: &Memory, bus: &mut Bus) -> Result<Devices> {
+    fn devices(&self, guest: &Guest, bus: &mut Bus) -> Result<Devices> {
         let filter = Arc::new(Filter::device()?);
         let start = ThreadStart::new(move |name| {
             // The file server opens files by name: that is what it is for.
@@ -179,8 +179,10 @@ impl Builder<'_> {
         }
         let places = arch::places(made.len());
         let mut transports = Vec::with_capacity(made.len());
-        for (device, &place) in made.into_iter().zip(&places) {
-            transports.push(devices::wire(device, place, vm, memory.guest(), bus)?);
+        let memory = guest.memory().guest();
+        for ((name, device), &place) in made.into_iter().zip(&places) {
+            let transport = devices::wire(device, place, guest.vm(), memory, bus)?;
+            transports.push((name, transport));
         }
         Ok((places, transports))
     }
@@ -199,10 +201,7 @@ impl Builder<'_> {
 }
 
 /// Where the devices are, and what is there.
-type Devices = (
-    Vec<Place>,
-    Vec<Arc<kata_devices::virtio::mmio::MmioTransport>>,
-);
+type Devices = (Vec<Place>, Vec<Named<Arc<MmioTransport>>>);
 
 fn describe(kernel: KernelTraits) -> Description {
     if kernel.finds_announced_devices {

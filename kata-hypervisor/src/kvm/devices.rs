@@ -79,29 +79,39 @@ impl MmioDevice for MmioTransport {
     }
 }
 
+/// A device, and what it is called in errors.
+pub(super) type Named<D> = (Arc<str>, D);
+
 /// Makes the devices of a description, in the order in which the guest finds
 /// them.
-pub(super) fn make(devices: &Devices, start: &ThreadStart) -> Result<Vec<Box<dyn VirtioDevice>>> {
+pub(super) fn make(
+    devices: &Devices,
+    start: &ThreadStart,
+) -> Result<Vec<Named<Box<dyn VirtioDevice>>>> {
     if devices.spare_disks > 0 {
         return unsupported("attaching disks to a running machine");
     }
     let failed = |device: &'static str| move |source| Error::Device { device, source };
-    let mut made = Vec::new();
+    let mut made: Vec<Named<Box<dyn VirtioDevice>>> = Vec::new();
     if let Some(vsock) = &devices.vsock {
-        made.push(vsock.device(start).map_err(failed("vsock"))?);
+        let device = vsock.device(start).map_err(failed("vsock"))?;
+        made.push(("vsock".into(), device));
     }
     for filesystem in &devices.filesystems {
-        made.push(filesystem.device(start).map_err(failed("virtio-fs"))?);
+        let device = filesystem.device(start).map_err(failed("virtio-fs"))?;
+        made.push((format!("virtio-fs {:?}", filesystem.tag).into(), device));
     }
     for disk in &devices.disks {
-        made.push(blk(disk).device(start).map_err(failed("disk"))?);
+        let device = blk(disk).device(start).map_err(failed("disk"))?;
+        made.push((format!("disk {}", disk.path.display()).into(), device));
     }
-    for nic in &devices.nics {
-        made.push(net(nic)?.device(start).map_err(failed("network"))?);
+    for (index, nic) in devices.nics.iter().enumerate() {
+        let device = net(nic)?.device(start).map_err(failed("network"))?;
+        made.push((format!("network {index}").into(), device));
     }
     if devices.rng {
-        let rng = RngConfig::default();
-        made.push(rng.device(start).map_err(failed("entropy"))?);
+        let device = RngConfig::default().device(start);
+        made.push(("entropy".into(), device.map_err(failed("entropy"))?));
     }
     Ok(made)
 }

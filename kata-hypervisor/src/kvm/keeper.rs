@@ -8,10 +8,10 @@
 use std::sync::{Arc, Weak};
 
 use kata_devices::virtio::mmio::MmioTransport;
-use kvm_ioctls::VmFd;
 use tokio::sync::watch;
 
-use super::memory::Memory;
+use super::devices::Named;
+use super::guest::Guest;
 use super::vcpu::{Vcpus, Wiring};
 use crate::error::{Error, Result};
 
@@ -21,34 +21,43 @@ use crate::error::{Error, Result};
 pub(super) struct Machine {
     pub(super) vcpus: Vcpus,
     pub(super) wiring: Wiring,
-    pub(super) transports: Vec<Arc<MmioTransport>>,
-    pub(super) vm: Arc<VmFd>,
-    pub(super) memory: Arc<Memory>,
+    pub(super) transports: Vec<Named<Arc<MmioTransport>>>,
+    pub(super) guest: Arc<Guest>,
 }
 
 /// A machine in the hands of its keeper. What is weak here is there as long as
 /// the machine has not ended.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) transports: Vec<Weak<MmioTransport>>,
-    pub(super) vm: Weak<VmFd>,
-    pub(super) memory: Weak<Memory>,
-    released: watch::Receiver<bool>,
+    pub(super) transports: Vec<Named<Weak<MmioTransport>>>,
+    pub(super) guest: Weak<Guest>,
+    release: watch::Receiver<Release>,
+}
+
+/// How far the keeper has got.
+#[derive(Clone, Debug)]
+enum Release {
+    /// Processors may run.
+    NotBegun,
+    /// This device is ending.
+    Ending(Arc<str>),
+    /// Nothing is left that another machine would miss.
+    Done,
 }
 
 impl Machine {
     /// Gives it a keeper.
     pub(super) fn keep(self) -> Result<Kept> {
-        let (release, released) = watch::channel(false);
+        let (tell, release) = watch::channel(Release::NotBegun);
+        let weak = |(name, transport): &Named<_>| (Arc::clone(name), Arc::downgrade(transport));
         let kept = Kept {
-            transports: self.transports.iter().map(Arc::downgrade).collect(),
-            vm: Arc::downgrade(&self.vm),
-            memory: Arc::downgrade(&self.memory),
-            released,
+            transports: self.transports.iter().map(weak).collect(),
+            guest: Arc::downgrade(&self.guest),
+            release,
         };
         std::thread::Builder::new()
             .name("kata-keeper".to_owned())
-            .spawn(move || self.keep_until_over(&release))
+            .spawn(move || self.keep_until_over(&tell))
             .map_err(|source| Error::Host {
                 operation: "start the machine's keeper".to_owned(),
                 source,
@@ -56,28 +65,40 @@ impl Machine {
         Ok(kept)
     }
 
-    fn keep_until_over(self, release: &watch::Sender<bool>) {
+    fn keep_until_over(self, tell: &watch::Sender<Release>) {
         let Self {
             vcpus,
             wiring,
             transports,
-            vm,
-            memory,
+            guest,
         } = self;
         vcpus.join();
-        // The bus is the other owner of the devices.
+        // Not by dropping them: somebody may be about to pause them.
+        for (name, transport) in &transports {
+            tell.send_replace(Release::Ending(Arc::clone(name)));
+            transport.end();
+        }
+        tell.send_replace(Release::Done);
         drop(wiring);
         drop(transports);
-        release.send_replace(true);
-        drop(vm);
-        drop(memory);
+        drop(guest);
     }
 }
 
 impl Kept {
     /// Waits until nothing is left that another machine would miss.
     pub(super) async fn released(&self) {
+        let mut release = self.release.clone();
+        let done = release.wait_for(|release| matches!(release, Release::Done));
         // A keeper that is gone has nothing more to release.
-        let _ = self.released.clone().wait_for(|released| *released).await;
+        let _ = done.await;
+    }
+
+    /// The device that is ending now.
+    pub(super) fn ending(&self) -> Option<Arc<str>> {
+        match &*self.release.borrow() {
+            Release::Ending(name) => Some(Arc::clone(name)),
+            Release::NotBegun | Release::Done => None,
+        }
     }
 }

@@ -1,8 +1,5 @@
-//! Guest memory: made, filled and given to KVM.
-#![expect(
-    unsafe_code,
-    reason = "memory is populated and given to KVM by address"
-)]
+//! Guest memory: made and filled.
+#![expect(unsafe_code, reason = "memory is populated by address")]
 
 use std::fs::File;
 use std::io;
@@ -10,12 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use kata_devices::GuestMemory;
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::Advice;
 use vm_memory::{
-    Address, FileOffset, GuestAddress, GuestMemory as _, GuestMemoryRegion, MemoryRegionAddress,
+    FileOffset, GuestAddress, GuestMemory as _, GuestMemoryRegion, MemoryRegionAddress,
 };
 
 use super::settings::{MemoryBacking, PageSize, Settings};
@@ -96,28 +91,6 @@ impl Memory {
             // SAFETY: the region is a mapping of `self.guest`, of this length,
             // and populating it changes none of its bytes.
             unsafe { rustix::mm::madvise(start.cast(), length, Advice::LinuxPopulateWrite) }?;
-        }
-        Ok(())
-    }
-
-    /// Makes it the memory of a machine. The machine must not outlive it.
-    pub(super) fn give_to(&self, vm: &VmFd) -> Result<()> {
-        for (region, slot) in self.guest.iter().zip(0..) {
-            let host = region.get_host_address(MemoryRegionAddress(0));
-            let host = host.expect("a region begins with a byte");
-            let part = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: host.addr() as u64,
-            };
-            // SAFETY: the region stays mapped until `self` drops, and every
-            // owner of both keeps this memory until the machine is closed.
-            unsafe { vm.set_user_memory_region(part) }.map_err(|error| Error::Host {
-                operation: "give memory to the machine".to_owned(),
-                source: error.into(),
-            })?;
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ mod create;
 mod devices;
 mod ending;
 mod eventfd;
+mod guest;
 mod keeper;
 mod legacy;
 mod memory;

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use kata_devices::virtio::mmio::MmioTransport;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use super::arch::Counter;
+use super::devices::Named;
 use super::keeper::{Kept, Machine};
 use super::usage;
 use super::vcpu::Control;
@@ -41,7 +42,9 @@ pub(super) struct KvmVm {
     console: Arc<Tail>,
     timeline: Timeline,
     kept: Kept,
-    state: Mutex<State>,
+    /// Held by whoever changes it to the end of what it does, even if the caller
+    /// has gone away meanwhile.
+    state: Arc<Mutex<State>>,
 }
 
 /// What was done with it so far.
@@ -61,7 +64,7 @@ impl KvmVm {
             control: Arc::clone(&machine.wiring.control),
             console: Arc::clone(&machine.wiring.console),
             timeline,
-            state: Mutex::new(State::Created),
+            state: Arc::new(Mutex::new(State::Created)),
             kept: machine.keep()?,
         })
     }
@@ -93,8 +96,8 @@ impl KvmVm {
 
     /// The counters of the machine, now.
     fn counter(&self, phase: &'static str) -> Result<Counter> {
-        let vm = self.kept.vm.upgrade().ok_or_else(|| self.gone(phase))?;
-        Ok(Counter::now(&vm))
+        let guest = self.kept.guest.upgrade().ok_or_else(|| self.gone(phase))?;
+        Ok(Counter::now(guest.vm()))
     }
 
     /// Waits until no processor can run, and nothing is left that another
@@ -104,32 +107,60 @@ impl KvmVm {
         let exit = exit.await.map_err(|_| self.late("ending the processors"))?;
         timeout(LEAVE_DEADLINE, self.kept.released())
             .await
-            .map_err(|_| self.late("ending the devices"))?;
+            .map_err(|_| self.device_late())?;
         Ok(exit)
     }
 
-    /// Does something with every device, on a thread that may block.
+    /// The error for devices that do not end: the one that is at work.
+    fn device_late(&self) -> Error {
+        match self.kept.ending() {
+            Some(device) => Error::DeviceBusy {
+                device: device.to_string(),
+                deadline: LEAVE_DEADLINE,
+            },
+            None => self.late("ending the devices"),
+        }
+    }
+
+    /// Does something with every device, on a thread that may block, and then says
+    /// what the machine's state is. All of that happens, whether somebody waits
+    /// for it or not, before anybody else changes the state.
     async fn each_device(
         &self,
-        phase: &'static str,
+        verb: &'static str,
+        mut state: OwnedMutexGuard<State>,
         deed: impl Fn(&MmioTransport) -> io::Result<()> + Send + 'static,
+        after: impl FnOnce(&mut State) + Send + 'static,
     ) -> Result<()> {
-        let transports: Vec<_> = self
-            .kept
-            .transports
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
-        let done = tokio::task::spawn_blocking(move || {
-            transports.iter().try_for_each(|transport| deed(transport))
+        let there =
+            |(name, transport): &Named<Weak<_>>| Some((Arc::clone(name), transport.upgrade()?));
+        let transports: Vec<Named<Arc<MmioTransport>>> =
+            self.kept.transports.iter().filter_map(there).collect();
+        let job = tokio::task::spawn_blocking(move || {
+            for (name, transport) in &transports {
+                deed(transport).map_err(|source| Error::Host {
+                    operation: format!("{verb} the {name} device"),
+                    source,
+                })?;
+            }
+            after(&mut state);
+            Ok(())
         });
-        let done = done
-            .await
-            .unwrap_or_else(|error| Err(io::Error::other(error)));
-        done.map_err(|source| Error::Host {
-            operation: format!("go on with {phase} the devices"),
-            source,
+        let done = timeout(LEAVE_DEADLINE, job).await;
+        let done = done.map_err(|_| self.late("waiting for the devices"))?;
+        done.unwrap_or_else(|error| {
+            Err(Error::Host {
+                operation: format!("{verb} the devices"),
+                source: io::Error::other(error),
+            })
         })
+    }
+
+    /// The right to change the state.
+    async fn state(&self, phase: &'static str) -> Result<OwnedMutexGuard<State>> {
+        let state = Arc::clone(&self.state).lock_owned();
+        let state = timeout(LEAVE_DEADLINE, state).await;
+        state.map_err(|_| self.late(phase))
     }
 
     fn late(&self, phase: &'static str) -> Error {
@@ -152,7 +183,7 @@ impl Drop for KvmVm {
 impl Vm for KvmVm {
     async fn start(&self) -> Result<()> {
         let began = Instant::now();
-        let mut state = self.state.lock().await;
+        let mut state = self.state("waiting for an earlier start").await?;
         if !matches!(*state, State::Created) {
             return Err(Error::State {
                 operation: "start",
@@ -185,7 +216,10 @@ impl Vm for KvmVm {
         if let Some(error) = self.ended_error("dialling the guest") {
             return Err(error);
         }
-        if matches!(*self.state.lock().await, State::Created) {
+        if matches!(
+            *self.state("waiting for the devices").await?,
+            State::Created
+        ) {
             return Err(Self::not_started("dial"));
         }
         let Some(socket) = &self.vsock else {
@@ -229,9 +263,9 @@ impl Vm for KvmVm {
         if let Some(error) = self.ended_error(PHASE) {
             return Err(error);
         }
-        let memory = self.kept.memory.upgrade().ok_or_else(|| self.gone(PHASE))?;
+        let guest = self.kept.guest.upgrade().ok_or_else(|| self.gone(PHASE))?;
         let threads = self.control.threads();
-        let read = tokio::task::spawn_blocking(move || usage::usage(&memory, &threads));
+        let read = tokio::task::spawn_blocking(move || usage::usage(guest.memory(), &threads));
         let read = read
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -249,7 +283,7 @@ impl Vm for KvmVm {
 #[async_trait]
 impl Pause for KvmVm {
     async fn pause(&self) -> Result<()> {
-        let mut state = self.state.lock().await;
+        let mut state = self.state("waiting for an earlier pause or resume").await?;
         match *state {
             State::Created => return Err(Self::not_started("pause")),
             State::Paused(_) => return Ok(()),
@@ -267,17 +301,13 @@ impl Pause for KvmVm {
         }
         let counter = self.counter("pausing")?;
         *state = State::Pausing(counter);
-        self.each_device("pausing", |device| {
-            device.pause();
-            Ok(())
-        })
-        .await?;
-        *state = State::Paused(counter);
-        Ok(())
+        let after = move |state: &mut State| *state = State::Paused(counter);
+        self.each_device("pause", state, MmioTransport::pause, after)
+            .await
     }
 
     async fn resume(&self) -> Result<()> {
-        let mut state = self.state.lock().await;
+        let state = self.state("waiting for an earlier pause or resume").await?;
         let counter = match *state {
             State::Created => return Err(Self::not_started("resume")),
             State::Running => return Ok(()),
@@ -286,16 +316,14 @@ impl Pause for KvmVm {
         if let Some(error) = self.ended_error("resuming") {
             return Err(error);
         }
-        self.each_device("resuming", MmioTransport::resume).await?;
-        let vm = self
-            .kept
-            .vm
-            .upgrade()
-            .ok_or_else(|| self.gone("resuming"))?;
-        let stood = counter.return_to(&vm);
-        drop(vm);
-        *state = State::Running;
-        self.control.release(stood);
-        Ok(())
+        let guest = self.kept.guest.upgrade();
+        let guest = guest.ok_or_else(|| self.gone("resuming"))?;
+        let control = Arc::clone(&self.control);
+        let after = move |state: &mut State| {
+            control.release(counter.return_to(guest.vm()));
+            *state = State::Running;
+        };
+        self.each_device("resume", state, MmioTransport::resume, after)
+            .await
     }
 }

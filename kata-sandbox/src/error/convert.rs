@@ -49,7 +49,7 @@ impl Context {
             | VmError::Spawn { source, .. }
             | VmError::Host { source, .. } => ErrorKind::of_io(source),
             VmError::Ended { .. } => ErrorKind::GuestLost,
-            VmError::Timeout { .. } => ErrorKind::Timeout,
+            VmError::Timeout { .. } | VmError::DeviceBusy { .. } => ErrorKind::Timeout,
             VmError::Refused { .. } => ErrorKind::NotFound,
             VmError::State { .. } => ErrorKind::InvalidState,
             VmError::Device {

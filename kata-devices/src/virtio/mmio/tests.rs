@@ -159,7 +159,7 @@ fn a_paused_device_is_saved_and_goes_on_in_another() {
     driver.start(QUEUE_FEATURES, 8);
     assert_eq!(draw(&mut driver, 10).len(), 10);
     assert!(driver.transport.save().is_err(), "it still runs");
-    driver.transport.pause();
+    driver.transport.pause().unwrap();
     // Offered while nobody looks.
     driver.queues[0].arm();
     driver.queues[0].send(3, &[(0x2000, 32, WRITE)]);
@@ -183,7 +183,7 @@ fn a_paused_device_is_saved_and_goes_on_in_another() {
 fn a_paused_device_resumes() {
     let mut driver = rng();
     driver.start(QUEUE_FEATURES, 8);
-    driver.transport.pause();
+    driver.transport.pause().unwrap();
     driver.queues[0].send(0, &[(0x2000, 32, WRITE)]);
     driver.queues[0].kick(1);
     assert!(!driver.line.wait(Duration::from_millis(50)));

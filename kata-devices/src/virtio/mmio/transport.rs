@@ -127,9 +127,19 @@ impl MmioTransport {
     }
 
     /// Stops the device's use of guest memory, until [`resume`](Self::resume).
-    /// The vCPUs must not run meanwhile.
-    pub fn pause(&self) {
-        self.lock().pause();
+    /// The vCPUs must not run meanwhile. Waits for requests under way.
+    ///
+    /// # Errors
+    /// When those do not end. The device then goes on as before.
+    pub fn pause(&self) -> io::Result<()> {
+        self.lock().pause()
+    }
+
+    /// Ends the device. When this returns, nothing of it uses guest memory, or what
+    /// is behind it, and all of that is closed: a disk can be another machine's.
+    /// Waits for requests under way, however long the host takes.
+    pub fn end(&self) {
+        self.lock().end();
     }
 
     /// Lets the device go on.

@@ -1,5 +1,6 @@
 //! Pausing a device, saving what was agreed on, and taking it over.
 
+use std::io;
 use std::sync::Arc;
 
 use super::{InterruptOf, Negotiation};
@@ -12,19 +13,29 @@ use crate::virtio::status::{self, Status};
 const STATE_VERSION: u32 = 1;
 
 impl Negotiation {
-    /// Quiesces all queues.
-    pub(crate) fn pause(&mut self) {
+    /// Quiesces all queues, or none.
+    pub(crate) fn pause(&mut self) -> io::Result<()> {
         if !self.active || self.paused {
-            return;
+            return Ok(());
         }
         for index in 0..self.queues.len() {
-            self.queues[index].held = self.device.quiesce(index);
+            match self.device.quiesce(index) {
+                // What is held already is not running, and so is not given.
+                Ok(None) => {}
+                Ok(queue) => self.queues[index].held = queue,
+                Err(error) => {
+                    self.resume()?;
+                    return Err(error);
+                }
+            }
         }
         self.paused = true;
+        Ok(())
     }
 
-    /// Lets the device go on after [`pause`](Self::pause).
-    pub(crate) fn resume(&mut self) -> std::io::Result<()> {
+    /// Lets the device go on after [`pause`](Self::pause), whether that came to its
+    /// end or not.
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
         self.paused = false;
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queues[index].held.take() {
