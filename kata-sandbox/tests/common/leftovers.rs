@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// Descriptors of a tokio runtime: two of epoll, one to be woken by, and one for
+/// signals.
+const RUNTIME: usize = 4;
 
 /// A census of children, threads, descriptors, mounts and files.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,6 +17,8 @@ pub(crate) struct Census {
     descriptors: usize,
     mounts: usize,
     state: Vec<String>,
+    /// How many tests had come.
+    arrived: usize,
 }
 
 fn count(path: &str) -> usize {
@@ -67,6 +74,7 @@ fn mounts(state_dir: &Path) -> usize {
 impl Census {
     pub(crate) fn take(state_dir: &Path) -> Self {
         Self {
+            arrived: super::ARRIVED.load(Ordering::Relaxed),
             children: children(),
             threads: threads(),
             descriptors: count("/proc/self/fd"),
@@ -84,9 +92,13 @@ impl Census {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             let now = Self::take(state_dir);
-            // Fewer descriptors are those of an earlier test's runtime.
+            // More are those of tests that have come to wait for their turn; fewer,
+            // of an earlier test's runtime.
+            let others = (now.arrived - self.arrived) * RUNTIME;
+            let own = now.descriptors.saturating_sub(others);
             let now = Self {
-                descriptors: now.descriptors.max(self.descriptors),
+                descriptors: own.max(self.descriptors),
+                arrived: self.arrived,
                 ..now
             };
             if now == *self {

@@ -14,6 +14,7 @@ pub(crate) mod mortal;
 pub(crate) mod network;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ use tempfile::TempDir;
 
 /// One test at a time: each counts what the process has.
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// Tests that have come so far. Each has a tokio runtime by then, and waits with
+/// it for its turn.
+static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// A host on which real guests can be tested, by one test at a time.
 pub(crate) struct Host {
@@ -49,6 +54,7 @@ impl Host {
             );
             return None;
         }
+        ARRIVED.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::Builder::new().prefix("kata").tempdir().unwrap();
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Self {
@@ -131,6 +137,27 @@ impl Host {
         let container = sandbox.container(id, spec).await.unwrap();
         container.start().await.unwrap();
         container
+    }
+}
+
+impl Drop for Host {
+    /// Ends what the test detached and did not end, as one that panics does:
+    /// supervisors by their ids, and what they leave by a sweep.
+    fn drop(&mut self) {
+        for pid in mortal::processes_of(&self.state_dir()).into_keys() {
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                // It may have ended by itself by now.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        if self.state_dir().is_dir()
+            && let Err(error) = self.builder().build()
+        {
+            eprintln!("left behind: {error:#}");
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Creating, running, signalling, pausing, removing.
 
 use kata_protocol::agent::{
-    ListProcessesRequest, PauseContainerRequest, ResumeContainerRequest, SignalProcessRequest,
-    StatsContainerRequest,
+    ListProcessesRequest, PauseContainerRequest, ReadStreamRequest, ResumeContainerRequest,
+    SignalProcessRequest, StatsContainerRequest,
 };
 use kata_protocol::ttrpc::Code;
 
@@ -98,7 +98,7 @@ as_init!(
             .create_and_start(machine.request("c", "sleep 1000"))
             .await;
         machine.exec("c", "e", shell(script)).await.unwrap();
-        let read = kata_protocol::agent::ReadStreamRequest {
+        let read = ReadStreamRequest {
             container_id: "c".into(),
             exec_id: "e".into(),
             len: 10,
@@ -266,16 +266,26 @@ as_init!(
 as_init!(
     a_container_s_processes_are_listed,
     |machine: Machine| async move {
-        machine
-            .create_and_start(machine.request("c", "exec sleep 1000"))
-            .await;
-        let mut process = shell("exec sleep 2000");
+        // A program that says something is what it is called.
+        let said = async |exec_id: &str| {
+            let read = ReadStreamRequest {
+                container_id: "c".into(),
+                exec_id: exec_id.into(),
+                len: 64,
+            };
+            machine.containers.read_stdout(read).await.unwrap().data
+        };
+        let script = "echo 1 > /1; echo 2 > /2; exec tail -f /1";
+        machine.create_and_start(machine.request("c", script)).await;
+        assert_eq!(said("").await, b"1\n");
+        let mut process = shell("exec tail -f /2");
         process.terminal = true;
         process.user = Some(kata_protocol::agent::User {
             uid: 1000,
             ..Default::default()
         });
         let pid = machine.exec("c", "e", process).await.unwrap();
+        assert_eq!(said("e").await, b"2\r\n");
         let request = ListProcessesRequest {
             container_id: "c".into(),
         };
@@ -286,10 +296,10 @@ as_init!(
         assert_eq!((first.container_pid, first.uid), (1, 0));
         assert_eq!(
             (first.args.join(" ").as_str(), first.tty.as_str()),
-            ("sleep 1000", "")
+            ("tail -f /1", "")
         );
         assert_eq!((second.pid, second.uid), (pid, 1000));
-        assert_eq!((second.ppid, second.name.as_str()), (1, "sleep"));
+        assert_eq!((second.ppid, second.name.as_str()), (1, "tail"));
         assert_eq!(second.tty, "pts/0");
         machine.remove("c").await.unwrap();
     }
