@@ -19,9 +19,11 @@
 //! of it however the process ends, so no process id can be mistaken.
 
 mod dir;
+mod place;
 mod process;
 mod record;
 mod step;
+mod sweep;
 mod undo;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -35,8 +37,9 @@ use crate::id;
 
 pub(crate) use dir::{Left, SandboxDir};
 pub(crate) use process::ProcessId;
-pub(crate) use record::{NetworkRecord, Record};
+pub(crate) use record::{HooksRecord, NetworkRecord, Record};
 pub(crate) use step::Steps;
+pub(crate) use sweep::Failed;
 
 use dir::VM;
 
@@ -58,6 +61,10 @@ pub(crate) enum JournalError {
     InUse { path: PathBuf, owner: Option<u32> },
     #[error("{} is not a directory", .0.display())]
     NoDirectory(PathBuf),
+    #[error("{} {fault}", path.display())]
+    NotOurs { path: PathBuf, fault: String },
+    #[error("{} cannot be read: {reason}", path.display())]
+    Unreadable { path: PathBuf, reason: String },
     #[error("cannot {operation} {}", path.display())]
     Io {
         operation: &'static str,
@@ -83,8 +90,8 @@ type Result<T> = std::result::Result<T, JournalError>;
 pub(crate) enum Claim {
     /// It is the claimant's.
     New(SandboxDir),
-    /// A dead process has left a network there, to be torn down before another
-    /// claim.
+    /// A dead process has left there what only a runtime can undo, before
+    /// another claim.
     Stale(Left),
 }
 
@@ -137,22 +144,10 @@ impl StateDir {
         if !path.join(LOCK).is_file() {
             return Occupant::Nobody;
         }
-        match lock_stale(&path, record::read(&path).as_ref()) {
+        match lock_stale(&path, record::read(&path).ok().flatten().as_ref()) {
             Err(JournalError::InUse { owner, .. }) => Occupant::Process(owner),
             _ => Occupant::Dead,
         }
-    }
-
-    /// The ids of all sandboxes that have a directory.
-    pub(crate) fn ids(&self) -> Result<Vec<String>> {
-        if !self.0.is_dir() {
-            return Ok(Vec::new());
-        }
-        let directories = self.directories()?;
-        let records = directories.iter().filter_map(|path| record::read(path));
-        let mut ids: Vec<_> = records.map(|record| record.id).collect();
-        ids.sort_unstable();
-        Ok(ids)
     }
 
     /// Whether sockets in that directory have paths short enough.
@@ -161,20 +156,19 @@ impl StateDir {
     }
 
     /// Makes the directory of a sandbox, with its lock held and its record
-    /// written. Replaces one whose process is gone, unless that had a network:
-    /// then it is taken over, to be torn down and removed first.
+    /// written. Replaces one whose process is gone, unless only a runtime can
+    /// finish with that: then it is taken over, to be finished and removed first.
     pub(crate) fn claim(&self, record: &Record) -> Result<Claim> {
         let _sweeping = self.lock()?;
         let path = self.0.join(id::directory_name(&record.id));
         if path.symlink_metadata().is_ok() {
-            let stale = record::read(&path);
-            let lock = lock_stale(&path, stale.as_ref())?;
+            let (lock, stale) = sweep::take_over(&path)?;
             if let Some(stale) = &stale {
                 undo::undo(&path, stale)?;
             }
             let known = stale.unwrap_or_else(|| record.clone());
             let left = SandboxDir::new(path.clone(), lock, known, self.1.clone()).until_done();
-            if left.record().network.is_some() {
+            if left.record().needs_a_runtime() {
                 return Ok(Claim::Stale(left));
             }
             left.remove()?;
@@ -195,114 +189,6 @@ impl StateDir {
             drop(undo::remove_all(&new));
         }
         made.map(Claim::New)
-    }
-
-    /// Removes the directories of sandboxes whose processes are gone, but for
-    /// those with a network, which only a start can tear down. Returns the ids
-    /// of what it removed; what cannot be removed harms nobody but its own id.
-    pub(crate) fn sweep(&self) -> Result<Vec<String>> {
-        self.check()?;
-        if !self.0.exists() {
-            return Ok(Vec::new());
-        }
-        let _sweeping = self.lock()?;
-        let mut swept = Vec::new();
-        self.sweep_halves()?;
-        for path in self.directories()? {
-            let record = record::read(&path);
-            if record
-                .as_ref()
-                .is_some_and(|record| record.network.is_some())
-            {
-                continue;
-            }
-            match self.remove_stale(&path, record.as_ref()) {
-                Ok(()) => swept.extend(record.map(|record| record.id)),
-                Err(JournalError::InUse { .. }) => {}
-                Err(error) => {
-                    log::warn!(path:% = path.display(), error:%; "left behind by a dead process");
-                }
-            }
-        }
-        Ok(swept)
-    }
-
-    /// Takes over the directories of dead sandboxes that had a network, which
-    /// is to be torn down before they are removed.
-    pub(crate) fn with_networks(&self) -> Result<Vec<Left>> {
-        if !self.0.is_dir() {
-            return Ok(Vec::new());
-        }
-        let _sweeping = self.lock()?;
-        let mut found = Vec::new();
-        for path in self.directories()? {
-            let Some(record) = record::read(&path).filter(|record| record.network.is_some()) else {
-                continue;
-            };
-            match lock_stale(&path, Some(&record)) {
-                Ok(lock) => {
-                    undo::undo(&path, &record)?;
-                    let dir = SandboxDir::new(path, lock, record, self.1.clone());
-                    found.push(dir.until_done());
-                }
-                Err(JournalError::InUse { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// The directories of sandboxes: only what this code made is touched, and
-    /// has a lock.
-    fn directories(&self) -> Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))? {
-            let entry = entry.map_err(JournalError::io("list", &self.0))?;
-            let half = entry.file_name().as_encoded_bytes().starts_with(b".");
-            if !half && entry.path().join(LOCK).is_file() {
-                found.push(entry.path());
-            }
-        }
-        Ok(found)
-    }
-
-    /// Removes what was half made or half removed.
-    fn sweep_halves(&self) -> Result<()> {
-        for entry in std::fs::read_dir(&self.0).map_err(JournalError::io("list", &self.0))? {
-            let entry = entry.map_err(JournalError::io("list", &self.0))?;
-            let name = entry.file_name();
-            if name == NEW || name.as_encoded_bytes().starts_with(GONE.as_bytes()) {
-                undo::remove_all(&entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Undoes all of a sandbox whose process is gone, but for its network.
-    fn remove_stale(&self, path: &Path, record: Option<&Record>) -> Result<()> {
-        let lock = lock_stale(path, record)?;
-        let known = record.cloned().unwrap_or_else(|| Record::new("", None));
-        if record.is_some() {
-            undo::undo(path, &known)?;
-        }
-        SandboxDir::new(path.to_owned(), lock, known, self.1.clone()).remove()?;
-        log::info!(path:% = path.display(); "removed what a dead process left");
-        Ok(())
-    }
-
-    /// Checks that, where there is something of its name, it is a directory.
-    pub(crate) fn check(&self) -> Result<()> {
-        match std::fs::metadata(&self.0) {
-            Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(JournalError::NoDirectory(self.0.clone())),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) if source.kind() == io::ErrorKind::NotADirectory => {
-                Err(JournalError::NoDirectory(self.0.clone()))
-            }
-            Err(source) => Err(JournalError::io("look at the state directory", &self.0)(
-                source,
-            )),
-        }
     }
 
     fn lock(&self) -> Result<File> {

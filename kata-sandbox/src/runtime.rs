@@ -115,13 +115,14 @@ impl Runtime {
     /// The sandboxes of this runtime that have been started and not deleted,
     /// and all in its state directory that have a supervisor, whoever started
     /// them. One whose supervisor was killed is [`SandboxState::Lost`], until
-    /// [`Runtime::recover`] has removed what is left of it. Asks no guest.
+    /// [`Runtime::recover`] has removed what is left of it; one whose supervisor
+    /// runs and cannot be asked is [`SandboxState::Unknown`]. Asks no guest.
     ///
     /// [`SandboxState::Lost`]: crate::SandboxState::Lost
+    /// [`SandboxState::Unknown`]: crate::SandboxState::Unknown
     ///
     /// # Errors
-    /// When the state directory cannot be read, or a supervisor speaks another
-    /// version of the protocol.
+    /// When the state directory cannot be read.
     pub async fn list(&self) -> Result<Vec<SandboxStatus>> {
         recover::list(&self.shared).await
     }
@@ -152,11 +153,16 @@ impl Runtime {
     }
 
     /// Takes stock after a crash: the sandboxes of this runtime, and what was
-    /// cleaned up of those whose processes have died.
+    /// cleaned up of those whose processes have died. Each sandbox is looked at
+    /// by itself: one that cannot be recovered keeps no other from it, and is
+    /// told as [`Recovered::Failed`].
+    ///
+    /// `poststop` hooks of containers whose supervisor has died are run, each for
+    /// a minute at most where it has no timeout of its own.
     ///
     /// # Errors
     /// When the state directory cannot be read. What could not be cleaned up is
-    /// no error, but told in [`Recovered::Gone`].
+    /// no error, but told in [`Recovered::Gone`] and [`Recovered::Failed`].
     pub async fn recover(&self) -> Result<Vec<Recovered>> {
         recover::recover(self, &self.shared).await
     }
@@ -181,7 +187,8 @@ impl RuntimeBuilder {
     /// The directory in which sandboxes have their state, by default
     /// `/run/kata-sandbox`; without root, such as `/run/user/1000/kata`. It is
     /// made where missing. Short: sockets are below it. Several runtimes, in
-    /// several processes, may share it.
+    /// several processes, may share it. It belongs to this user, nobody else may
+    /// write to it, and it is no symbolic link: what its records say is done.
     #[must_use]
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = path.into();
@@ -249,13 +256,15 @@ impl RuntimeBuilder {
     ///
     /// # Errors
     /// `InvalidConfig` for paths that are not absolute, or without a
-    /// hypervisor; and when the state directory cannot be read.
+    /// hypervisor; `Denied` for a state directory that others can write to; and
+    /// when it cannot be read.
     pub fn build(self) -> Result<Runtime> {
         let context = Context::new("build runtime", self.state_dir.display().to_string());
         let shared = self.shared(&context)?;
         let swept = shared.state.sweep();
         let swept = swept.map_err(|error| journal_error(&context, error))?;
-        *lock(&shared.swept) = swept;
+        // What it could not remove is still there when it is asked for.
+        *lock(&shared.swept) = swept.removed;
         Ok(Runtime { shared })
     }
 

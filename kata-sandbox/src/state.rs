@@ -27,6 +27,8 @@ pub enum SandboxState {
     Stopped,
     /// It ended by itself; nothing of it is left on the host.
     Lost,
+    /// Its supervisor does not answer, or only programs of another version.
+    Unknown,
 }
 
 /// What happens to a sandbox.
@@ -71,6 +73,7 @@ impl fmt::Display for SandboxState {
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Lost => "lost",
+            Self::Unknown => "unknown",
         })
     }
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::detached::{self, kill_supervisor, record, runtime, start};
-use common::mortal::{Orders, processes_of};
+use common::mortal::{Gate, Orders, processes_of};
 use common::{Host, sh, text};
 use kata_sandbox::{
     ContainerState, ErrorKind, Event, Exit, OnDrop, Recovered, Runtime, SandboxExit, SandboxState,
@@ -27,6 +27,23 @@ fn supervisor_main() {
     let Some(orders) = Orders::own() else { return };
     drop(kata_sandbox::supervisor::serve(|builder| {
         orders.configure(builder)
+    }));
+}
+
+/// Not a test of its own: a supervisor that waits before it says that its
+/// sandbox is ready.
+#[test]
+#[ignore = "is started by the other tests"]
+fn slow_supervisor_main() {
+    let Some(orders) = Orders::own() else { return };
+    let directory = orders.traces.clone();
+    drop(kata_sandbox::supervisor::serve(|builder| {
+        builder.on_journal_step(move |step| {
+            if step == "socket bound" {
+                Gate::at(&directory, "ready").arrive();
+                Gate::at(&directory, "go").meet();
+            }
+        })
     }));
 }
 
@@ -325,6 +342,61 @@ async fn what_is_given_up_half_way_leaves_nothing() {
     assert!(record(&host, "kept")["monitor"]["pid"].is_u64());
     sandbox.delete().await.unwrap();
     nothing_left(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_given_up_when_it_is_ready_leaves_nothing() {
+    let Some(host) = Host::new() else { return };
+    let traces = host.directory.path().join("gates");
+    std::fs::create_dir(&traces).unwrap();
+    let ready = Gate::at(&traces, "ready").make();
+    let go = Gate::at(&traces, "go").make();
+    let orders = Orders { traces, die_at: 0 };
+    let supervisor = orders.supervisor("slow_supervisor_main");
+    let runtime = host.builder().supervisor(supervisor).build().unwrap();
+    let starting = tokio::spawn(detached::builder(&runtime, "late").start());
+    // It runs, and has a socket: it is about to say welcome.
+    tokio::task::spawn_blocking(move || ready.meet())
+        .await
+        .unwrap();
+    starting.abort();
+    assert!(starting.await.unwrap_err().is_cancelled());
+    tokio::task::spawn_blocking(move || go.arrive())
+        .await
+        .unwrap();
+    nothing_left(&host).await;
+
+    // And at moments around that in which it becomes ready.
+    let runtime = detached::runtime(&host);
+    let began = Instant::now();
+    start(&runtime, "late").await.delete().await.unwrap();
+    let usual = began.elapsed();
+    for part in 10..22 {
+        let start = detached::builder(&runtime, "late").start();
+        match tokio::time::timeout(usual * part / 20, start).await {
+            Ok(sandbox) => sandbox.unwrap().delete().await.unwrap(),
+            Err(_) => nothing_left(&host).await,
+        }
+    }
+    nothing_left(&host).await;
+}
+
+#[test]
+fn what_a_test_detached_ends_with_it_even_when_it_panics() {
+    let Some(host) = Host::new() else { return };
+    let directory = host.directory.path().to_owned();
+    let test = move || {
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        tokio.block_on(async {
+            let sandbox = start(&runtime(&host), "left").await;
+            sandbox.detach().unwrap();
+        });
+        assert!(!processes_of(&host.state_dir()).is_empty());
+        panic!("as tests do");
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).unwrap_err();
+    assert!(processes_of(&directory).is_empty());
+    assert!(!directory.exists());
 }
 
 /// Waits until no process and no file has to do with the tests any more.

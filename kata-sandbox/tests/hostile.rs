@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use kata_sandbox::{
     ContainerSpec, ContainerState, Error, ErrorKind, Exit, MemorySize, OnDrop, Recovered, Rootfs,
     Sandbox, SandboxExit, SandboxState, StdioMode,
 };
+use rustix::fs::FlockOperation;
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -396,4 +399,157 @@ async fn a_live_sandbox_is_recovered_as_it_is() {
         "{error}"
     );
     assert_eq!(sandbox.state(), SandboxState::Running);
+}
+
+/// What a supervisor that went mad is: a lock that is held, and a socket on
+/// which nonsense is said.
+fn rave(state: &Path, id: &str) -> std::fs::File {
+    let lock = std::fs::File::open(state.join(id).join("lock")).unwrap();
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let socket = UnixListener::bind(state.join(id).join("control")).unwrap();
+    std::thread::spawn(move || {
+        for visitor in socket.incoming() {
+            let mut said = [0; 8];
+            let mut visitor = visitor.unwrap();
+            visitor.read_exact(&mut said).unwrap();
+            visitor.write_all(&[0xff; 16]).unwrap();
+        }
+    });
+    lock
+}
+
+/// Leaves what a program that was killed leaves of such a sandbox.
+fn left_by_a_dead(state: &Path, id: &str, change: impl FnOnce(&mut serde_json::Value)) {
+    let directory = state.join(id);
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("lock"), "").unwrap();
+    let mut record = serde_json::json!({
+        "version": 2, "id": id, "network": null, "monitor": null, "cgroups": [],
+        "owner": {"pid": 1, "start_time": 0, "boot_id": "another"},
+    });
+    change(&mut record);
+    std::fs::write(directory.join("state.json"), record.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_or_is_damaged_keeps_no_other_from_recovery() {
+    let directory = directory();
+    let builder = || fake::runtime(directory.path(), Fault::None);
+    let runtime = builder().build().unwrap();
+    let live = runtime.sandbox("live").start().await.unwrap();
+    let state = directory.path().join("s");
+    for id in ["mad", "dead", "damaged"] {
+        left_by_a_dead(&state, id, |_| {});
+    }
+    let _lock = rave(&state, "mad");
+    std::fs::write(state.join("damaged/state.json"), "nonsense").unwrap();
+
+    let recovered = runtime.recover().await.unwrap();
+    let mut told: Vec<_> = recovered
+        .iter()
+        .map(|found| match found {
+            Recovered::Live(sandbox) => ("live", sandbox.id(), None),
+            Recovered::Gone {
+                id, cleaned: true, ..
+            } => ("gone", &**id, None),
+            Recovered::Failed { id, error } => ("failed", &**id, Some(error)),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    told.sort_unstable_by_key(|(_, id, _)| *id);
+    let words: Vec<_> = told.iter().map(|(what, id, _)| (*what, *id)).collect();
+    let expected = [
+        ("failed", "damaged"),
+        ("gone", "dead"),
+        ("live", "live"),
+        ("failed", "mad"),
+    ];
+    assert_eq!(words, expected);
+    let (damaged, mad) = (told[0].2.unwrap(), told[3].2.unwrap());
+    assert_eq!(damaged.kind(), ErrorKind::InvalidState);
+    assert_eq!(damaged.target(), "damaged");
+    assert!(damaged.remedy().unwrap().contains("s/damaged"), "{damaged}");
+    assert_eq!(mad.kind(), ErrorKind::Protocol);
+    assert_eq!(mad.target(), "mad");
+    assert!(mad.remedy().unwrap().contains("end that process"), "{mad}");
+    // And a list names it, too.
+    let listed = runtime.list().await.unwrap();
+    let states: Vec<_> = listed.iter().map(|it| (&*it.id, it.state)).collect();
+    let expected = [
+        ("damaged", SandboxState::Lost),
+        ("live", SandboxState::Running),
+        ("mad", SandboxState::Unknown),
+    ];
+    assert_eq!(states, expected);
+    live.delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn hooks_of_a_dead_supervisor_s_containers_hear_of_their_ends_once() {
+    let directory = directory();
+    let state = directory.path().join("s");
+    let heard = directory.path().join("heard");
+    let script = format!("cat >> {}", heard.display());
+    let hooks = serde_json::json!([{
+        "container": "c", "directory": null, "state": {"id": "c", "status": "stopped"},
+        "hooks": [
+            {"path": "/nonexistent"},
+            {"path": "/bin/sh", "args": ["sh", "-c", script]},
+        ],
+    }]);
+    let left = || left_by_a_dead(&state, "s", |record| record["hooks"] = hooks.clone());
+    left();
+    let runtime = fake::runtime(directory.path(), Fault::None);
+    let runtime = runtime.build().unwrap();
+    let recovered = runtime.recover().await.unwrap();
+    let gone = matches!(&recovered[..], [Recovered::Gone { id, cleaned: true, .. }] if id == "s");
+    assert!(gone, "{recovered:?}");
+    let told = r#"{"id":"c","status":"stopped"}"#;
+    assert_eq!(std::fs::read_to_string(&heard).unwrap(), told);
+    assert!(runtime.recover().await.unwrap().is_empty());
+    // The next start of that id tells them, too.
+    left();
+    let sandbox = runtime.sandbox("s").start().await.unwrap();
+    assert_eq!(
+        std::fs::read_to_string(&heard).unwrap(),
+        format!("{told}{told}")
+    );
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn hooks_hear_of_containers_that_nobody_deleted() {
+    let directory = directory();
+    let heard = directory.path().join("heard");
+    let runtime = fake::runtime(directory.path(), Fault::None);
+    let runtime = runtime.build().unwrap();
+    let hook = serde_json::json!({"poststop": [
+        {"path": "/bin/sh", "args": ["sh", "-c", format!("echo x >> {}", heard.display())]},
+    ]});
+    for (count, delete) in [(1, true), (2, false)] {
+        let sandbox = runtime.sandbox("s").start().await.unwrap();
+        let hooks = serde_json::from_value(hook.clone()).unwrap();
+        let spec = ContainerSpec::new(Rootfs::Dir(directory.path().to_owned()))
+            .allow_host_hooks()
+            .edit_oci(|spec| {
+                spec.set_hooks(Some(hooks));
+            });
+        let container = sandbox.container("c", spec).await.unwrap();
+        drop(container);
+        let record = std::fs::read_to_string(directory.path().join("s/s/state.json")).unwrap();
+        assert!(record.contains("echo x"), "{record}");
+        if delete {
+            sandbox.delete().await.unwrap();
+        } else {
+            drop(sandbox);
+            // The next start waits for nobody: the id is free when all is done.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while directory.path().join("s/s").exists() {
+                assert!(Instant::now() < deadline);
+                tokio::task::yield_now().await;
+            }
+        }
+        let lines = std::fs::read_to_string(&heard).unwrap().lines().count();
+        assert_eq!(lines, count);
+    }
 }

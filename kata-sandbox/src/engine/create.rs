@@ -90,10 +90,11 @@ async fn create(
         for block in &block_devices {
             devices.push(block.device(disks.claim(&block.disk, context).await?));
         }
+        engine.expect_end(&hooks, context).await?;
         hooks.create(context).await
     };
     if let Err(error) = attached.await {
-        return Err(undo(error, disks, &hooks, context).await);
+        return Err(undo(engine, error, disks, &hooks, context).await);
     }
     let [stdin_port, stdout_port, stderr_port] = streams.ports;
     let request = CreateContainerRequest {
@@ -110,7 +111,7 @@ async fn create(
         ..CreateContainerRequest::default()
     };
     if let Err(error) = ask(engine, request, context).await {
-        return Err(undo(error, disks, &hooks, context).await);
+        return Err(undo(engine, error, disks, &hooks, context).await);
     }
     let terminal = streams::terminal(&mode).is_some();
     let held = Held {
@@ -146,9 +147,15 @@ async fn ask(engine: &Engine, request: CreateContainerRequest, context: &Context
 }
 
 /// Takes back what was done for a container that is not made after all.
-async fn undo(error: Error, disks: Claimed<'_>, hooks: &HostHooks, context: &Context) -> Error {
+async fn undo(
+    engine: &Engine,
+    error: Error,
+    disks: Claimed<'_>,
+    hooks: &HostHooks,
+    context: &Context,
+) -> Error {
     disks.release().await;
-    hooks.poststop(context).await;
+    engine.tell_end(hooks, context).await;
     error
 }
 

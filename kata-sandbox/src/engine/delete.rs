@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use kata_protocol::agent::RemoveContainerRequest;
 
+use super::hooks::HostHooks;
 use super::{ContainerRecord, Engine};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::exit::{Exit, Signal};
+use crate::journal::HooksRecord;
 use crate::state::{ContainerState, ContainerStep};
 
 impl Engine {
@@ -26,16 +28,52 @@ impl Engine {
                 let exit = remove(&engine, &record, &own).await?;
                 engine.release_disks(record.take_disks()).await;
                 forget(&engine, &record);
-                record.hooks().poststop(&own).await;
+                engine.tell_end(record.hooks(), &own).await;
                 return Ok(exit);
             }
             if is_there {
-                record.hooks().poststop(&own).await;
+                engine.tell_end(record.hooks(), &own).await;
             }
             forget(&engine, &record);
             Ok(record.init().exit())
         };
         self.complete(&context, work, |_, _| async {}).await
+    }
+}
+
+impl Engine {
+    /// Writes down which programs of the host are to hear of a container's end,
+    /// in case that this process does not live to tell them.
+    pub(super) async fn expect_end(&self, hooks: &HostHooks, context: &Context) -> Result<()> {
+        match hooks.record() {
+            Some(hooks) => self.site.lock().await.note_hooks(hooks, context).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tells of the ends of all containers of a sandbox that has ended.
+    pub(crate) async fn tell_all_ends(self: &Arc<Self>) {
+        for record in self.containers.all() {
+            if record.hooks().record().is_none() {
+                continue;
+            }
+            if let Err(error) = self.delete_container(&record).await {
+                log::warn!(sandbox_id = self.id(), error:%; "its hooks have not run");
+            }
+        }
+    }
+
+    /// Tells them of it, past failures.
+    pub(super) async fn tell_end(&self, hooks: &HostHooks, context: &Context) {
+        let Some(HooksRecord { container, .. }) = hooks.record() else {
+            return;
+        };
+        hooks.poststop(context).await;
+        self.reach("hooks heard");
+        // Where that cannot be written, they may hear of it twice.
+        if let Err(error) = self.site.lock().await.note_heard(&container, context).await {
+            log::warn!(sandbox_id = self.id(), error:%; "a hook is not known to have run");
+        }
     }
 }
 
@@ -61,7 +99,7 @@ fn forget(engine: &Engine, record: &Arc<ContainerRecord>) {
 async fn remove(
     engine: &Engine,
     record: &Arc<ContainerRecord>,
-    context: &crate::error::Context,
+    context: &Context,
 ) -> Result<Option<Exit>> {
     let agent = &engine.agent;
     let mut exit = record.init().exit();

@@ -5,7 +5,7 @@
 //! | `prestart`, `createRuntime` | the sandbox, its network and the container's shares are there; the container's root is not yet its own | the container is not made |
 //! | `createContainer`, `startContainer` | in the guest, by its agent | as there |
 //! | `poststart` | the program runs | logged |
-//! | `poststop` | the container is gone | logged |
+//! | `poststop` | the container is gone, or was lost with its supervisor | logged |
 //!
 //! A hook gets the container's state on its standard input, from a file in
 //! memory that holds all of it at once: one that does not read blocks nobody.
@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::journal::HooksRecord;
 use crate::spec::ContainerSpec;
 use crate::state::ContainerState;
 
@@ -122,12 +123,46 @@ impl HostHooks {
         self.all("poststop", &self.poststop, &state, context).await;
     }
 
+    /// Those after the end, to be written down: `None` where there are none.
+    pub(super) fn record(&self) -> Option<HooksRecord> {
+        let state = HookState {
+            status: ContainerState::Stopped.to_string(),
+            ..self.state.clone()
+        };
+        (!self.poststop.is_empty()).then(|| HooksRecord {
+            container: self.state.id.clone(),
+            hooks: self.poststop.clone(),
+            state: serde_json::to_value(state).expect("a state has nothing but plain fields"),
+            directory: self.directory.clone(),
+        })
+    }
+
     async fn all(&self, kind: &'static str, hooks: &[oci::Hook], state: &[u8], context: &Context) {
         for hook in hooks {
             let ran = run(kind, hook, state, self.directory.as_deref(), context).await;
             if let Err(error) = ran {
                 log::warn!(container_id = self.state.id.as_str(), error:%; "a hook failed");
             }
+        }
+    }
+}
+
+/// Runs those after the end of a container whose supervisor died, past failures.
+/// One without a timeout may take so long.
+pub(super) async fn run_left(left: &HooksRecord, limit: Duration, context: &Context) {
+    let state = left.state.to_string();
+    for hook in &left.hooks {
+        let directory = left.directory.as_deref();
+        let running = run("poststop", hook, state.as_bytes(), directory, context);
+        let ran = match hook.timeout() {
+            Some(1..) => running.await,
+            _ => timeout(limit, running).await.unwrap_or_else(|_| {
+                let reason = format!("a poststop hook was not done within {} s", limit.as_secs());
+                Err(context.error(ErrorKind::Timeout, reason))
+            }),
+        };
+        if let Err(error) = ran {
+            log::warn!(container_id = left.container.as_str(), error:%; "a hook failed");
         }
     }
 }

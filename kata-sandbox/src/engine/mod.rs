@@ -18,6 +18,7 @@ mod create;
 mod delete;
 mod devices;
 mod disks;
+mod finish;
 mod grow;
 mod guest_network;
 mod guest_setup;
@@ -56,7 +57,8 @@ pub(crate) use agent::Agent;
 pub(crate) use blueprint::Blueprint;
 pub(crate) use boot::boot;
 pub(crate) use container::ContainerRecord;
-pub(crate) use site::{journal_error, noted_network};
+pub(crate) use finish::finish;
+pub(crate) use site::journal_error;
 pub(crate) use streams::Streams;
 
 use containers::Containers;

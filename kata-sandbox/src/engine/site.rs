@@ -7,10 +7,12 @@ use kata_hypervisor::{StopMode, Vm, VmExit};
 use kata_network::{Lease, Network, SetupRequest};
 use tokio::runtime::Handle;
 
+use super::finish::{finish, tell_ends};
 use crate::cgroup::{Cgroup, CgroupError, Plan};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::journal::{
-    Claim, JournalError, Left, NetworkRecord, ProcessId, Record, SandboxDir, StateDir, Steps,
+    Claim, HooksRecord, JournalError, Left, NetworkRecord, ProcessId, Record, SandboxDir, StateDir,
+    Steps,
 };
 use crate::registry::Reservation;
 
@@ -60,10 +62,34 @@ impl Site {
     /// # Errors
     /// When the record cannot be written.
     pub(crate) async fn note_monitor(&mut self, pid: u32, context: &Context) -> Result<()> {
+        let monitor = ProcessId::of(pid);
+        self.note(|record| record.monitor = Some(monitor), context)
+            .await
+    }
+
+    /// Writes down which programs are to hear of a container's end.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub(crate) async fn note_hooks(&mut self, hooks: HooksRecord, context: &Context) -> Result<()> {
+        self.note(|record| record.hooks.push(hooks), context).await
+    }
+
+    /// Writes down that they have heard of it.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub(crate) async fn note_heard(&mut self, container: &str, context: &Context) -> Result<()> {
+        let others = |hooks: &HooksRecord| hooks.container != container;
+        self.note(|record| record.hooks.retain(others), context)
+            .await
+    }
+
+    async fn note(&mut self, change: impl FnOnce(&mut Record), context: &Context) -> Result<()> {
         let Some(dir) = &mut self.dir else {
             return Ok(());
         };
-        let note = dir.note(|record| record.monitor = Some(ProcessId::of(pid)));
+        let note = dir.note(change);
         let noted = tokio::task::spawn_blocking(note).await;
         noted
             .map_err(|error| context.join(error))?
@@ -114,9 +140,12 @@ impl Site {
         }
         if let Some(Err(error)) = self.cgroup.take().map(Cgroup::remove) {
             failures.push(cgroup_error(&context, error));
+            if let Some(dir) = self.dir.take() {
+                dir.leave(); // as above
+            }
         }
         let removed = match &self.dir {
-            Some(dir) if self.stays => dir.remove_run_dir(),
+            Some(dir) if self.stays || dir.has_hooks() => dir.remove_run_dir(),
             _ => self.dir.take().map_or(Ok(()), SandboxDir::remove),
         };
         if let Err(error) = removed {
@@ -164,27 +193,37 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.vm = None; // kills it
         self.cgroup = None;
-        let Some(NetworkSetup(network)) = self.network.take() else {
+        let network = self.network.take();
+        let has_hooks = self.dir.as_ref().is_some_and(SandboxDir::has_hooks);
+        if network.is_none() && !has_hooks {
             return;
-        };
-        // From here on the directory says what to tear down, in case that the
+        }
+        // From here on the directory says what is left to do, in case that the
         // runtime is shutting down and the task never ends.
         let (id, reservation) = (self.id.clone(), self.reservation.take());
         let left = self.dir.take().map(SandboxDir::until_done);
         self.runtime.spawn(async move {
-            match network.teardown(&id).await {
-                Ok(()) => {
-                    if let Some(Err(error)) = left.map(Left::remove) {
-                        log::warn!(sandbox_id = id.as_str(), error:%; "left behind");
-                    }
-                }
-                Err(error) => {
-                    log::warn!(sandbox_id = id.as_str(), error:%; "network left behind");
-                }
+            if let Err(error) = give_up(&id, network, left).await {
+                log::warn!(sandbox_id = id.as_str(), error:%; "left behind");
             }
             drop(reservation);
         });
     }
+}
+
+/// Does what is left to do for a sandbox that nobody waits for.
+async fn give_up(id: &str, network: Option<NetworkSetup>, left: Option<Left>) -> Result<()> {
+    let context = Context::new("clean up sandbox", id);
+    let mut left = left;
+    if let Some(left) = &mut left {
+        tell_ends(left, &context).await?;
+    }
+    if let Some(NetworkSetup(network)) = network {
+        let torn_down = network.teardown(id).await;
+        torn_down.map_err(|error| context.network(error))?;
+    }
+    let removed = left.map_or(Ok(()), Left::remove);
+    removed.map_err(|error| journal_error(&context, error))
 }
 
 /// Notes on disk that the sandbox is about to be made, after what a dead
@@ -212,43 +251,10 @@ pub(crate) async fn open_journal(
             Claim::New(dir) => return Ok(dir),
             Claim::Stale(left) => left,
         };
-        tear_down_stale(network, left.record(), context).await?;
         // With that, the next claim finds nothing.
+        let left = finish(left, network, context).await?;
         left.remove().map_err(|e| journal_error(context, e))?;
     }
-}
-
-async fn tear_down_stale(
-    network: &Arc<dyn Network>,
-    stale: &Record,
-    context: &Context,
-) -> Result<()> {
-    let Some(noted) = &stale.network else {
-        return Ok(());
-    };
-    let Some(network) = noted_network(noted, network) else {
-        log::warn!(
-            sandbox_id = stale.id.as_str(), network = noted.name.as_str();
-            "a dead process's network is not this runtime's, and is left behind"
-        );
-        return Ok(());
-    };
-    let torn_down = network.teardown(&stale.id).await;
-    torn_down.map_err(|error| context.network(error))
-}
-
-/// The network that a dead process has noted, to tear it down: the runtime's
-/// own where that has its name, else one made of its description.
-pub(crate) fn noted_network(
-    noted: &NetworkRecord,
-    own: &Arc<dyn Network>,
-) -> Option<Arc<dyn Network>> {
-    let described = || {
-        let words = noted.description.as_ref()?;
-        kata_network::from_description(words).ok()
-    };
-    // Two networks of one name may differ: the description is exact.
-    described().or_else(|| (noted.name == own.name()).then(|| Arc::clone(own)))
 }
 
 pub(super) fn cgroup_error(context: &Context, error: CgroupError) -> Error {
@@ -283,6 +289,22 @@ pub(crate) fn journal_error(context: &Context, error: JournalError) -> Error {
             let reason = format!("the state directory {} is a file", path.display());
             let error = context.invalid(reason);
             error.with_remedy("give the runtime a directory, or the name of one to be made")
+        }
+        error @ JournalError::NotOurs { .. } => {
+            let error = context.error(ErrorKind::Denied, error.to_string());
+            error.with_remedy(
+                "give the runtime a directory of this user's own (chown, chmod go-w), by its real \
+                 path",
+            )
+        }
+        JournalError::Unreadable { path, reason } => {
+            let what = format!("its record {} cannot be read: {reason}", path.display());
+            let directory = path.parent().unwrap_or(&path).display().to_string();
+            let error = context.error(ErrorKind::InvalidState, what);
+            error.with_remedy(format!(
+                "recover with the program that wrote it; or see by hand to what it had on the \
+                 host, and remove {directory}"
+            ))
         }
         JournalError::Io {
             operation,

@@ -34,6 +34,16 @@ impl Left {
         &dir.record
     }
 
+    /// Writes down what is done already.
+    pub(crate) fn note(
+        &mut self,
+        change: impl FnOnce(&mut Record),
+    ) -> Box<dyn FnOnce() -> Result<()> + Send> {
+        let dir = self.0.as_mut();
+        dir.expect("it is taken by `remove` and drop alone")
+            .note(change)
+    }
+
     /// All was done.
     pub(crate) fn remove(mut self) -> Result<()> {
         self.0.take().map_or(Ok(()), SandboxDir::remove)
@@ -61,6 +71,11 @@ impl SandboxDir {
     /// From here on, it stays unless it is removed.
     pub(crate) fn until_done(self) -> Left {
         Left(Some(self))
+    }
+
+    /// Whether hooks are still to hear of a container's end.
+    pub(crate) fn has_hooks(&self) -> bool {
+        !self.record.hooks.is_empty()
     }
 
     /// Where the machine may put its sockets.

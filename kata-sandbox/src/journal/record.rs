@@ -5,10 +5,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::process::ProcessId;
+use super::{JournalError, Result};
 
 const FILE: &str = "state.json";
 /// Version of the record's format.
@@ -31,6 +33,20 @@ pub(crate) struct Record {
     /// Control groups made for it on the host, parents first.
     #[serde(default)]
     pub(crate) cgroups: Vec<PathBuf>,
+    /// Programs of the host that are to hear of its containers' ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hooks: Vec<HooksRecord>,
+}
+
+/// The `poststop` hooks of a container, with all that they are to be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HooksRecord {
+    pub(crate) container: String,
+    pub(crate) hooks: Vec<oci::Hook>,
+    /// The state of the container that has stopped.
+    pub(crate) state: Value,
+    /// The directory that they run in.
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// A network that was, or was about to be, set up.
@@ -51,11 +67,15 @@ impl Record {
             network,
             monitor: None,
             cgroups: Vec::new(),
+            hooks: Vec::new(),
         }
     }
-}
 
-impl Record {
+    /// Whether it says what takes more than a look at the disk to undo.
+    pub(super) fn needs_a_runtime(&self) -> bool {
+        self.network.is_some() || !self.hooks.is_empty()
+    }
+
     /// Writes it down in that directory, so that it is there whole or not.
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
         let new = directory.join("state.json.new");
@@ -69,7 +89,33 @@ impl Record {
     }
 }
 
-/// What was written down in that directory, if it can be read.
-pub(super) fn read(path: &Path) -> Option<Record> {
-    serde_json::from_slice(&std::fs::read(path.join(FILE)).ok()?).ok()
+/// What was written down in that directory, if anything was.
+///
+/// # Errors
+/// `Unreadable` when something was, and cannot be read.
+pub(super) fn read(directory: &Path) -> Result<Option<Record>> {
+    let unreadable = |reason| JournalError::Unreadable {
+        path: directory.join(FILE),
+        reason,
+    };
+    let written = match std::fs::read(directory.join(FILE)) {
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error.to_string())),
+    };
+    /// What every version says.
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let parsed: serde_json::Result<Versioned> = serde_json::from_slice(&written);
+    match parsed.map_err(|error| unreadable(error.to_string()))? {
+        Versioned { version: VERSION } => {}
+        Versioned { version } => {
+            let reason = format!("it is of version {version}, and this program reads {VERSION}");
+            return Err(unreadable(reason));
+        }
+    }
+    let record = serde_json::from_slice(&written);
+    record.map_err(|error| unreadable(error.to_string()))
 }

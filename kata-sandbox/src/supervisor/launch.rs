@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::client::Client;
 use super::connect::{self, Connection};
-use super::message::{Begin, Purpose};
+use super::message::{Begin, Call, Purpose};
 use super::spawn::spawn;
 use super::{Supervisor, frame};
 use crate::engine::Blueprint;
@@ -32,7 +32,7 @@ pub(crate) fn program<'a>(shared: &'a Shared, context: &Context) -> Result<&'a S
 }
 
 /// Starts a sandbox in a supervisor. Dropped at any moment, or failing, it
-/// leaves nothing: a supervisor whose client goes before it has said welcome
+/// leaves nothing: a supervisor whose client goes before it has taken the sandbox
 /// undoes what it has made.
 pub(crate) async fn launch(
     shared: &Arc<Shared>,
@@ -78,6 +78,7 @@ fn begin(shared: &Shared, blueprint: Blueprint, boot: &Boot) -> Begin {
         verified: shared.images.known(boot),
         network: blueprint.network.description(),
         network_name: blueprint.network.name().to_owned(),
+        takes: true,
         blueprint,
     }
 }
@@ -92,8 +93,11 @@ async fn start(supervisor: Supervisor, purpose: &Purpose, context: &Context) -> 
     spawned
         .map_err(|error| context.join(error))?
         .map_err(failed)?;
-    let greeted = connect::greet(frame::split(near), purpose, context).await;
-    greeted.map_err(|error| match error.kind() {
+    let greeted = async {
+        let connection = connect::greet(frame::split(near), purpose, context).await?;
+        take(connection, context).await
+    };
+    greeted.await.map_err(|error| match error.kind() {
         // It ended without a word: it is no supervisor, or was killed.
         ErrorKind::GuestLost if error.console_tail().is_none() => error.with_remedy(
             "see that the program calls kata_sandbox::supervisor::serve; Supervisor::log keeps \
@@ -101,6 +105,19 @@ async fn start(supervisor: Supervisor, purpose: &Purpose, context: &Context) -> 
         ),
         _ => error,
     })
+}
+
+/// Says that the sandbox is known here. Once that is said nothing more is waited
+/// for: whoever drops the start before has no sandbox, whoever does so later has.
+async fn take(mut connection: Connection, context: &Context) -> Result<Connection> {
+    if connection.welcome.to_be_taken {
+        let said = match frame::document(&Call::Taken) {
+            Ok(taken) => connection.ends.0.send(&taken, &[]).await,
+            Err(error) => Err(error),
+        };
+        said.map_err(|error| context.io("the connection to its supervisor failed", error))?;
+    }
+    Ok(connection)
 }
 
 fn no_process(supervisor: &Supervisor, context: &Context, source: io::Error) -> Error {

@@ -1,8 +1,9 @@
 //! What goes over a supervisor's socket.
 //!
 //! The client speaks first: a [`Greeting`], which asks a fresh supervisor to
-//! begin. The answer is a [`Reception`]. After that, client and supervisor send
-//! [`Call`]s and [`Word`]s in any order.
+//! begin. The answer is a [`Reception`]. Whoever had a sandbox started says that
+//! it has it ([`Call::Taken`]). After that, client and supervisor send [`Call`]s
+//! and [`Word`]s in any order.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +56,10 @@ pub(super) struct Begin {
     pub(super) network: Option<Value>,
     /// Its name, for a supervisor that has one of its own.
     pub(super) network_name: String,
+    /// Whether the client says when it has taken the sandbox. One that goes
+    /// before it has said so does not know of it, and nor does anybody else.
+    #[serde(default)]
+    pub(super) takes: bool,
 }
 
 /// The answer to a greeting.
@@ -78,6 +83,9 @@ pub(super) struct Welcome {
     pub(super) call_timeout: Duration,
     pub(super) now: Snapshot,
     pub(super) verified: Option<Fingerprints>,
+    /// Whether the supervisor waits to hear that the sandbox was taken.
+    #[serde(default)]
+    pub(super) to_be_taken: bool,
 }
 
 /// What changes, as it is now.
@@ -124,6 +132,8 @@ pub(super) enum Call {
     Ask { number: u64, request: Request },
     /// Nobody waits for that any more. It is answered all the same.
     Cancel { number: u64 },
+    /// The sandbox that was asked for is known to who asked. Not answered.
+    Taken,
 }
 
 /// What a supervisor says.

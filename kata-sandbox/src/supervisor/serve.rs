@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::frame::{self, Receiver, Sender};
-use super::message::{Begin, Greeting, OLDEST, Purpose, Reception, VERSION, Welcome};
+use super::message::{Begin, Call, Greeting, OLDEST, Purpose, Reception, VERSION, Welcome};
 use super::session::{Ending, Session, snapshot};
 use super::{network, socket};
 use crate::builder::settle_image;
@@ -148,6 +148,8 @@ struct Started {
     listener: UnixListener,
     /// By which its image is known.
     verified: Option<Fingerprints>,
+    /// Whether the client says when it has taken it.
+    takes: bool,
 }
 
 /// Starts the sandbox, unless the client goes before it runs.
@@ -187,6 +189,7 @@ async fn start(
     engine.reach("socket bound");
     Ok(Started {
         verified: shared.images.known(&image),
+        takes: begin.takes,
         engine,
         listener,
     })
@@ -194,8 +197,9 @@ async fn start(
 
 /// A client that wants to be served.
 enum Visitor {
-    /// The one that had the sandbox started.
-    First((Sender, Receiver)),
+    /// The one that had the sandbox started, and whether it says so when it has
+    /// taken it.
+    First((Sender, Receiver), bool),
     /// One that has connected.
     Other(UnixStream),
 }
@@ -206,6 +210,7 @@ async fn attend(started: &Started, first: (Sender, Receiver)) {
         engine,
         listener,
         verified,
+        takes,
     } = started;
     let ending = watch::Sender::new(Ending::NotYet);
     let closing = watch::Sender::new(false);
@@ -219,7 +224,7 @@ async fn attend(started: &Started, first: (Sender, Receiver)) {
             }
         }
     };
-    sessions.spawn(serve(Visitor::First(first)));
+    sessions.spawn(serve(Visitor::First(first, *takes)));
     let mut ended = ending.subscribe();
     loop {
         match *ended.borrow_and_update() {
@@ -245,7 +250,18 @@ async fn attend(started: &Started, first: (Sender, Receiver)) {
     closing.send_replace(true);
     let all = async { while sessions.join_next().await.is_some() {} };
     drop(tokio::time::timeout(LAST_WORDS, all).await);
+    engine.tell_all_ends().await;
     drop(engine.free_id().await); // what cannot be removed is left to `recover`
+}
+
+/// Waits until the client says that it has the sandbox.
+async fn taken(client: &mut Receiver) -> io::Result<()> {
+    let frame = client.next().await?;
+    let frame = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
+    match frame.parse()? {
+        Call::Taken => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Serves one client.
@@ -256,8 +272,12 @@ async fn session(
     ending: &watch::Sender<Ending>,
     closing: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let (mut sender, receiver) = match visitor {
-        Visitor::First(ends) => ends,
+    let mut to_be_taken = false;
+    let (mut sender, mut receiver) = match visitor {
+        Visitor::First(ends, takes) => {
+            to_be_taken = takes;
+            ends
+        }
         Visitor::Other(socket) => {
             let trusted = socket::is_trusted(&socket)?;
             let (mut sender, mut receiver) = frame::split(socket);
@@ -281,8 +301,18 @@ async fn session(
         call_timeout: engine.call_timeout(),
         now: snapshot(engine),
         verified,
+        to_be_taken,
     }));
-    sender.send(&frame::document(&welcome)?, &[]).await?;
+    let welcomed = sender.send(&frame::document(&welcome)?, &[]).await;
+    if to_be_taken && let Err(error) = taken(&mut receiver).await {
+        // Nobody knows of it: as if it had not been started.
+        if let Err(error) = engine.stop(Duration::ZERO).await {
+            log::warn!(sandbox_id = engine.id(), error:%; "not all of it could be undone");
+        }
+        ending.send_replace(Ending::Deleted);
+        return Err(error);
+    }
+    welcomed?;
     let session = Session::new(Arc::clone(engine), (sender, receiver), events);
     session.run(ending, closing).await
 }

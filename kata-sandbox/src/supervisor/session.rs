@@ -159,6 +159,7 @@ impl Session {
                 }
                 Ok(())
             }
+            Call::Taken => Ok(()), // once is enough
         }
     }
 

@@ -65,6 +65,38 @@ impl Orders {
     }
 }
 
+/// A named pipe: whoever opens it waits for who opens its other end.
+pub(crate) struct Gate(PathBuf);
+
+impl Gate {
+    /// The gate of that name, in that directory.
+    pub(crate) fn at(directory: &Path, name: &str) -> Self {
+        Self(directory.join(name))
+    }
+
+    pub(crate) fn make(self) -> Self {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &self.0, fifo, mode, 0).unwrap();
+        self
+    }
+
+    /// Waits for whoever comes from the other side.
+    pub(crate) fn arrive(&self) {
+        drop(
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&self.0)
+                .unwrap(),
+        );
+    }
+
+    /// The other side.
+    pub(crate) fn meet(&self) {
+        drop(std::fs::File::open(&self.0).unwrap());
+    }
+}
+
 /// A network that makes a file on the host, and has to remove it.
 #[derive(Debug)]
 pub(crate) struct Traces(pub(crate) PathBuf);

@@ -122,6 +122,7 @@ impl Operation for DeleteSandbox {
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
         let stopped = engine.stop(Duration::ZERO).await;
+        engine.tell_all_ends().await;
         let freed = engine.free_id().await;
         stopped.and(freed)
     }
