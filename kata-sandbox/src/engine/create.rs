@@ -79,7 +79,8 @@ async fn create(
     sharing.apply(&mut spec);
     let linux = spec.linux().as_ref();
     let limits = Limits::of(linux.and_then(|linux| linux.resources().as_ref()));
-    engine.grow_for(limits).await;
+    let asked = engine.size.ask(limits);
+    engine.grow_for(Limits::default()).await;
     let mut disks = Claimed::new(engine);
     let mut devices = Vec::new();
     let attached = async {
@@ -123,6 +124,7 @@ async fn create(
     let record = ContainerRecord::new(slot.key(), process, terminal, streams, held);
     engine.reach("container made");
     slot.enter(&record);
+    drop(asked);
     record.step(engine, ContainerStep::Created);
     Ok(record)
 }

@@ -1,6 +1,7 @@
 //! The machine's size: what it is told, and what its containers ask for.
 
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kata_hypervisor::{MachineSize, MemorySize};
 use kata_protocol::agent::OnlineCpuMemRequest;
@@ -15,12 +16,44 @@ pub(super) struct Size {
     described: MachineSize,
     /// Held while it changes.
     now: tokio::sync::Mutex<(u32, MemorySize)>,
+    /// The limits of containers that are being made.
+    asked: Mutex<BTreeMap<u64, Limits>>,
+}
+
+/// The limits of a container that is being made, until it is there or is not
+/// to be: others that are made beside it count them.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    size: &'a Size,
+    number: u64,
 }
 
 impl Size {
     pub(super) fn new(described: MachineSize) -> Self {
         let now = tokio::sync::Mutex::new((described.vcpus, described.memory));
-        Self { described, now }
+        Self {
+            described,
+            now,
+            asked: Mutex::default(),
+        }
+    }
+
+    /// Counts a container that is being made.
+    pub(super) fn ask(&self, limits: Limits) -> Asked<'_> {
+        let mut asked = self.asked();
+        let number = asked.last_key_value().map_or(0, |(last, _)| last + 1);
+        asked.insert(number, limits);
+        Asked { size: self, number }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, BTreeMap<u64, Limits>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.size.asked().remove(&self.number);
     }
 }
 
@@ -40,8 +73,8 @@ fn wanted(described: &MachineSize, now: (u32, MemorySize), limits: Limits) -> (u
 }
 
 impl Engine {
-    /// Grows the machine when all containers' limits together ask for it, as far
-    /// as it can: a container that gets less than its limit runs all the same.
+    /// Grows the machine when all containers' limits together, with so much
+    /// `more`, ask for it, as far as it can: a container that gets less than its limit runs all the same.
     pub(super) async fn grow_for(&self, more: Limits) {
         if self.vm.hotplug().is_none() {
             return;
@@ -50,7 +83,14 @@ impl Engine {
         let mut now = self.size.now.lock().await;
         let records = self.containers.all();
         let limits = records.iter().map(|record| record.limits());
-        let wanted = wanted(&self.size.described, *now, limits.fold(more, Limits::plus));
+        let limits = limits.fold(more, Limits::plus);
+        let limits = self
+            .size
+            .asked()
+            .values()
+            .copied()
+            .fold(limits, Limits::plus);
+        let wanted = wanted(&self.size.described, *now, limits);
         if wanted == *now {
             return;
         }
