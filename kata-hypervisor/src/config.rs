@@ -160,6 +160,9 @@ pub struct Devices {
     /// How many further disks can be attached while the machine runs, where the
     /// backend can do that at all.
     pub spare_disks: u32,
+    /// How many further network devices can be attached while the machine runs,
+    /// where the backend can do that at all.
+    pub spare_nics: u32,
     /// Network devices, in the order in which the guest finds them.
     pub nics: Vec<NicConfig>,
     /// Whether the guest gets an entropy device.

@@ -60,7 +60,8 @@ pub use nic::{MOST_NIC_QUEUES, NicBackend, NicConfig};
 pub use probe::{Acceleration, Finding, Probe, Severity};
 pub use stream::{GuestStream, Io};
 pub use vm::{
-    DiskPlug, Features, Hotplug, Hypervisor, Pause, Phase, Snapshot, StopMode, Vm, VmExit, VmUsage,
+    DiskPlug, Features, Hotplug, Hypervisor, NicPlug, Pause, Phase, Snapshot, StopMode, Vm, VmExit,
+    VmUsage,
 };
 
 /// The README's example is compiled with the others.

@@ -17,7 +17,7 @@ const LEAST_MEMORY: MemorySize = MemorySize::mib(16);
 /// Memory comes and goes in such pieces: what a processor maps at once.
 pub(crate) const MEMORY_GRAIN: u64 = 2 << 20;
 /// Ports that the root of PCI Express has room for beside other devices.
-const MOST_SPARE_DISKS: u32 = 16;
+const MOST_SPARES: u32 = 16;
 
 /// What a backend takes on this architecture.
 #[derive(Debug)]
@@ -172,12 +172,13 @@ fn devices(config: &VmConfig) -> Result<()> {
 }
 
 fn disks(devices: &Devices) -> Result<()> {
-    if devices.spare_disks > MOST_SPARE_DISKS {
-        let count = devices.spare_disks;
-        return wrong(
-            "spare_disks",
-            format!("{count} is above {MOST_SPARE_DISKS}"),
-        );
+    let (disks, nics) = (devices.spare_disks, devices.spare_nics);
+    if disks > MOST_SPARES {
+        return wrong("spare_disks", format!("{disks} is above {MOST_SPARES}"));
+    }
+    if nics > MOST_SPARES - disks {
+        let reason = format!("{nics} and the {disks} of disks are above {MOST_SPARES}");
+        return wrong("spare_nics", reason);
     }
     for (index, disk) in devices.disks.iter().enumerate() {
         self::disk(disk)?;

@@ -149,6 +149,11 @@ fn disks_that_make_no_sense_are_blamed() {
     let nameless = disk("", file.path());
     assert_eq!(blamed(|c| c.devices.disks = vec![nameless]), "disk");
     assert_eq!(blamed(|c| c.devices.spare_disks = 17), "spare_disks");
+    let both = |c: &mut VmConfig| {
+        c.devices.spare_disks = 9;
+        c.devices.spare_nics = 8;
+    };
+    assert_eq!(blamed(both), "spare_nics");
     let grown = MemorySize::bytes((64 << 20) + (1 << 20));
     assert_eq!(blamed(|c| c.size.max_memory = grown), "max_memory");
 }

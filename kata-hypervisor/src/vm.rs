@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::VmConfig;
 use crate::disk::DiskConfig;
 use crate::error::Result;
+use crate::nic::NicConfig;
 use crate::probe::Probe;
 use crate::stream::GuestStream;
 
@@ -31,6 +32,7 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
             pause: true,
             hotplug: true,
             disks: true,
+            nics: true,
             snapshot: true,
         }
     }
@@ -94,6 +96,11 @@ pub trait Vm: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Attaching and detaching of network devices, where the backend can.
+    fn nics(&self) -> Option<&dyn NicPlug> {
+        None
+    }
+
     /// Saving to disk, where the backend can.
     fn snapshot(&self) -> Option<&dyn Snapshot> {
         None
@@ -105,6 +112,7 @@ pub trait Vm: fmt::Debug + Send + Sync {
             pause: self.pause().is_some(),
             hotplug: self.hotplug().is_some(),
             disks: self.disks().is_some(),
+            nics: self.nics().is_some(),
             snapshot: self.snapshot().is_some(),
         }
     }
@@ -153,6 +161,23 @@ pub trait DiskPlug: Send + Sync {
     async fn detach(&self, id: &str) -> Result<()>;
 }
 
+/// Attaching and detaching of network devices of a running machine.
+#[async_trait]
+pub trait NicPlug: Send + Sync {
+    /// Attaches a device. The guest finds it by its hardware address, a moment
+    /// later.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) when the machine
+    /// has a device of that address, or as many as it can have.
+    async fn attach(&self, nic: NicConfig) -> Result<()>;
+
+    /// Takes a device away that [`NicPlug::attach`] attached, by the hardware
+    /// address that it had then, and returns when nothing of the machine uses
+    /// what it was connected to any more.
+    async fn detach(&self, mac: [u8; 6]) -> Result<()>;
+}
+
 /// Saving of a machine to disk.
 #[async_trait]
 pub trait Snapshot: Send + Sync {
@@ -170,6 +195,9 @@ pub struct Features {
     pub hotplug: bool,
     /// Disks can come and go while it runs.
     pub disks: bool,
+    /// Network devices can come and go while it runs.
+    #[serde(default)]
+    pub nics: bool,
     /// It can be saved to disk.
     pub snapshot: bool,
 }

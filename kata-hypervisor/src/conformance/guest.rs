@@ -17,7 +17,8 @@ use crate::config::{KernelCommandLine, MemorySize};
 /// the disk of that serial number if there is one, and answers by its first 512
 /// bytes, or by `error: …`. On port [`SIZE`](Self::SIZE) it brings all
 /// processors online and says `<processors> <KiB of memory>`. On port
-/// [`CLOCK`](Self::CLOCK) it says how many milliseconds have passed in it.
+/// [`CLOCK`](Self::CLOCK) it says how many milliseconds have passed in it, and
+/// on port [`NICS`](Self::NICS) the hardware address of each network device.
 ///
 /// [`Guest::from_environment`] builds one from source; a backend that needs
 /// another guest makes its own to this contract.
@@ -49,6 +50,8 @@ impl Guest {
     pub const DISKS: u32 = 13;
     /// The guest's port that tells how many milliseconds have passed there.
     pub const CLOCK: u32 = 17;
+    /// The vsock port on which it tells its network devices.
+    pub const NICS: u32 = 19;
     /// The guest's port that says how large the machine is.
     pub const SIZE: u32 = 15;
 

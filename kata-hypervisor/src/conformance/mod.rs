@@ -28,6 +28,7 @@ mod guest;
 mod initramfs;
 mod lifecycle;
 mod machine;
+mod nics;
 mod pausing;
 mod resizing;
 mod sharing;
@@ -57,6 +58,7 @@ pub use lifecycle::{
     a_machine_that_never_started_can_be_stopped, everybody_who_waits_is_told, stop_may_be_repeated,
 };
 pub use machine::Machine;
+pub use nics::a_nic_that_is_attached_is_found_and_goes_again;
 pub use pausing::a_paused_guest_stands_still;
 pub use resizing::a_machine_grows_and_shrinks;
 pub use sharing::shared_directories_are_read_by_the_guest;

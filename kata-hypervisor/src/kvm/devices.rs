@@ -91,6 +91,9 @@ pub(super) fn make(
     if devices.spare_disks > 0 {
         return unsupported("attaching disks to a running machine");
     }
+    if devices.spare_nics > 0 {
+        return unsupported("attaching network devices to a running machine");
+    }
     let failed = |device: &'static str| move |source| Error::Device { device, source };
     let mut made: Vec<Named<Box<dyn VirtioDevice>>> = Vec::new();
     if let Some(vsock) = &devices.vsock {

@@ -164,7 +164,7 @@ impl Backends {
 
 /// The kernel's own network back end, once for each queue; nothing where the
 /// host has none or this user may not open it: QEMU moves the packets then.
-fn kernel_backends(queues: usize) -> Vec<OwnedFd> {
+pub(super) fn kernel_backends(queues: usize) -> Vec<OwnedFd> {
     let open = || File::options().read(true).write(true).open(VHOST_NET);
     let opened: io::Result<Vec<OwnedFd>> = (0..queues).map(|_| open().map(OwnedFd::from)).collect();
     opened.unwrap_or_else(|error| {

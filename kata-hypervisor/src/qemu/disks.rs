@@ -4,7 +4,6 @@
 //! ports. The device goes when the guest lets go of it; then its node, and with
 //! it the file.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -22,56 +21,6 @@ use crate::vm::DiskPlug;
 /// How long the guest may take to let go of a disk. PCI Express gives a person
 /// five seconds to change their mind.
 const DETACH: Duration = Duration::from_secs(30);
-
-/// The spare ports of a machine, and who is in them.
-#[derive(Debug, Default)]
-pub(super) struct Ports {
-    count: u32,
-    taken: BTreeMap<u32, String>,
-    /// Disks that are there from the start.
-    fixed: Vec<String>,
-}
-
-impl Ports {
-    pub(super) fn new(count: u32, fixed: Vec<String>) -> Self {
-        Self {
-            count,
-            taken: BTreeMap::new(),
-            fixed,
-        }
-    }
-
-    /// Takes a port for a disk.
-    fn take(&mut self, id: &str) -> Result<u32> {
-        let wrong = |reason: String| Error::InvalidConfig {
-            field: "disk",
-            reason,
-        };
-        if self
-            .fixed
-            .iter()
-            .chain(self.taken.values())
-            .any(|it| it == id)
-        {
-            return Err(wrong(format!("the machine has a disk {id:?}")));
-        }
-        let free = (0..self.count).find(|number| !self.taken.contains_key(number));
-        let port = free.ok_or_else(|| {
-            let count = self.count;
-            wrong(format!("the machine has {count} spare disks, all in use"))
-        })?;
-        self.taken.insert(port, id.to_owned());
-        Ok(port)
-    }
-
-    fn free(&mut self, id: &str) {
-        self.taken.retain(|_, taken| taken != id);
-    }
-
-    fn has(&self, id: &str) -> bool {
-        self.taken.values().any(|taken| taken == id)
-    }
-}
 
 impl QemuVm {
     async fn add_disk(&self, disk: &DiskConfig, medium: Medium, port: u32) -> Result<()> {
@@ -129,12 +78,7 @@ impl DiskPlug for QemuVm {
     async fn detach(&self, id: &str) -> Result<()> {
         self.must_run("detach a disk")?;
         let mut ports = self.ports().await;
-        if !ports.has(id) {
-            return Err(Error::InvalidConfig {
-                field: "disk",
-                reason: format!("no disk {id:?} was attached"),
-            });
-        }
+        ports.port_of(id)?;
         if !self.unplug(id, DETACH).await? {
             return Err(Error::Timeout {
                 phase: "detaching a disk",
@@ -160,24 +104,4 @@ async fn look_at(disk: DiskConfig) -> Result<(DiskConfig, Medium)> {
             source: io::Error::other(error),
         })
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_is_taken_once_and_free_again_afterwards() {
-        let mut ports = Ports::new(2, vec!["root".into()]);
-        assert_eq!(ports.take("a").unwrap(), 0);
-        assert_eq!(ports.take("b").unwrap(), 1);
-        let full = ports.take("c").unwrap_err().to_string();
-        assert!(full.contains("2 spare disks"), "{full}");
-        ports.free("a");
-        assert_eq!(ports.take("c").unwrap(), 0);
-        for there in ["b", "root"] {
-            let twice = ports.take(there).unwrap_err().to_string();
-            assert!(twice.contains(there), "{twice}");
-        }
-    }
 }

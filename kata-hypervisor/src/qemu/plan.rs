@@ -63,7 +63,7 @@ impl Plan {
             && kernel.finds_announced_devices
             && virtio_devices(config) <= MICROVM_SLOTS;
         let choice: MachineChoice = settings.machine;
-        let grows = config.size.grows() || config.devices.spare_disks > 0;
+        let grows = config.size.grows() || spare_ports(config) > 0;
         let machine = arch::machine(choice, grows, microvm, facts.acceleration);
         Self {
             machine,
@@ -173,6 +173,12 @@ impl Plan {
     }
 }
 
+/// How many ports there are for devices that may come: those of disks, then
+/// those of network devices.
+fn spare_ports(config: &VmConfig) -> u32 {
+    config.devices.spare_disks + config.devices.spare_nics
+}
+
 /// How many virtio devices the machine has.
 fn virtio_devices(config: &VmConfig) -> usize {
     let devices = &config.devices;
@@ -196,7 +202,7 @@ impl Plan {
                 read_only: disk.read_only,
             }));
         }
-        let spare = config.devices.spare_disks;
+        let spare = spare_ports(config);
         if spare > 0 && self.machine == Machine::Q35 {
             args.push(Box::new(NativeHotplug));
         }
@@ -223,7 +229,7 @@ fn command_line(machine: Machine, facts: &Facts, config: &VmConfig) -> String {
     let mut words = Words::new(&config.command_line);
     // A kernel that panics ends the machine instead of keeping it.
     words.default("panic", "panic=-1");
-    if config.devices.spare_disks > 0 {
+    if spare_ports(config) > 0 {
         // Small kernels lack what firmware wants before it leaves plugging to
         // them, and can do it all the same.
         words.default("pcie_ports", "pcie_ports=native");

@@ -5,6 +5,8 @@
 //!      └───────────────────┴──── ends: guest, kill, crash ────▶ ended
 //! ```
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,16 +17,17 @@ use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use super::disks::Ports;
+use super::ports::Ports;
 use super::qmp::{Plugged, Qmp, QmpError};
 use super::{NAME, exit, usage};
 use crate::child::Child;
 use crate::config::{MachineSize, VmConfig};
 use crate::error::{Error, Result};
 use crate::handshake;
+use crate::nic::{Mac, NicConfig};
 use crate::stream::GuestStream;
 use crate::timeline::Timeline;
-use crate::vm::{DiskPlug, Hotplug, Pause, Phase, StopMode, Vm, VmExit, VmUsage};
+use crate::vm::{DiskPlug, Hotplug, NicPlug, Pause, Phase, StopMode, Vm, VmExit, VmUsage};
 
 /// How long a killed process may take to be gone: the kernel frees its memory.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -51,11 +54,21 @@ pub(super) struct QemuVm {
     grows: bool,
     spare_disks: u32,
     ports: Mutex<Ports>,
+    spare_nics: u32,
+    nics: Mutex<Nics>,
     /// One change of its size at a time.
     resizing: Mutex<()>,
     timeline: Arc<Timeline>,
     start: StartOnce,
     exit: OnceLock<VmExit>,
+}
+
+/// Network devices that were attached while it ran.
+#[derive(Debug)]
+pub(super) struct Nics {
+    pub(super) ports: Ports,
+    /// By hardware address.
+    pub(super) configs: BTreeMap<String, NicConfig>,
 }
 
 /// Whether the processors were told to run, and when.
@@ -73,17 +86,25 @@ impl QemuVm {
         qmp: Qmp,
         timeline: Arc<Timeline>,
     ) -> Self {
-        let fixed = config.devices.disks.into_iter().map(|disk| disk.id);
+        let devices = config.devices;
+        let (disks, nics) = (devices.spare_disks, devices.spare_nics);
+        let fixed = devices.disks.into_iter().map(|disk| disk.id);
+        let fixed_nics = devices.nics.iter().map(|nic| Mac(nic.mac).to_string());
         Self {
             size: config.size,
             grows,
-            spare_disks: config.devices.spare_disks,
-            ports: Mutex::new(Ports::new(config.devices.spare_disks, fixed.collect())),
+            spare_disks: disks,
+            ports: Mutex::new(Ports::new("disk", 0, disks, fixed.collect())),
+            spare_nics: nics,
+            nics: Mutex::new(Nics {
+                ports: Ports::new("network device", disks, nics, fixed_nics.collect()),
+                configs: BTreeMap::new(),
+            }),
             resizing: Mutex::default(),
             child,
             qmp,
             id: config.id,
-            vsock: config.devices.vsock.map(|vsock| vsock.socket),
+            vsock: devices.vsock.map(|vsock| vsock.socket),
             start_deadline: config.start_deadline,
             timeline,
             start: StartOnce::default(),
@@ -182,6 +203,22 @@ impl QemuVm {
     /// The ports for disks, for one caller at a time.
     pub(super) async fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().await
+    }
+
+    /// The network devices that come and go, for one caller at a time.
+    pub(super) async fn nics_attached(&self) -> MutexGuard<'_, Nics> {
+        self.nics.lock().await
+    }
+
+    /// Hands QEMU a descriptor, to be known by that name.
+    pub(super) async fn hand(&self, phase: &'static str, name: &str, fd: OwnedFd) -> Result<()> {
+        const COMMAND: &str = "getfd";
+        let arguments = Some(serde_json::json!({"fdname": name}));
+        let handed = self.qmp.hand(COMMAND, arguments, fd, COMMAND_DEADLINE);
+        match handed.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain(phase, COMMAND, error).await),
+        }
     }
 
     /// What a command's failure means.
@@ -369,6 +406,14 @@ impl Vm for QemuVm {
 
     fn disks(&self) -> Option<&dyn DiskPlug> {
         if self.spare_disks > 0 {
+            Some(self)
+        } else {
+            None
+        }
+    }
+
+    fn nics(&self) -> Option<&dyn NicPlug> {
+        if self.spare_nics > 0 {
             Some(self)
         } else {
             None

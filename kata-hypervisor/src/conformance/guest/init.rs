@@ -1,7 +1,7 @@
 //! The first process of the conformance suite's guest: echoes on one vsock
 //! port, takes orders on another,
 //! reads files of shared file systems on a third, disks on a fourth, and tells on a
-//! fifth how large the machine is. Compiled by the suite itself, so it uses
+//! fifth how large the machine is, and its network devices on a sixth. Compiled by the suite itself, so it uses
 //! nothing but the standard library and six functions of libc.
 
 use std::ffi::{CString, c_char, c_void};
@@ -16,6 +16,7 @@ const FILES: u32 = 11;
 const DISKS: u32 = 13;
 const CLOCK: u32 = 17;
 const SIZE: u32 = 15;
+const NICS: u32 = 19;
 
 const AF_VSOCK: i32 = 40;
 const SOCK_STREAM: i32 = 1;
@@ -58,6 +59,7 @@ fn main() {
     serve(listen_on(DISKS), show_disk);
     serve(listen_on(CLOCK), tell_time);
     serve(listen_on(SIZE), tell_size);
+    serve(listen_on(NICS), tell_nics);
     announce();
     loop {
         let mut order = String::new();
@@ -125,6 +127,23 @@ fn disk_bytes(serial: &str, word: Option<&str>) -> std::io::Result<Vec<u8>> {
         }
     }
     Err(std::io::Error::other("there is no such disk"))
+}
+
+/// Sends the hardware address of each network device, one a line.
+fn tell_nics(mut stream: File) {
+    let _ = match nics() {
+        Ok(nics) => stream.write_all(nics.as_bytes()),
+        Err(error) => write!(stream, "error: {error}"),
+    };
+}
+
+fn nics() -> std::io::Result<String> {
+    let mut found = String::new();
+    for entry in std::fs::read_dir("/sys/class/net")? {
+        // One that goes meanwhile is none.
+        found += &std::fs::read_to_string(entry?.path().join("address")).unwrap_or_default();
+    }
+    Ok(found)
 }
 
 /// Brings every processor online, and sends how many there are and how many

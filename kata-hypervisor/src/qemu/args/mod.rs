@@ -34,7 +34,7 @@ pub(super) use machine::Machine;
 pub(super) use memory::{MemfdBackend, Memory, PluggedMemory};
 pub(super) use monitor::Monitor;
 pub(super) use name::Name;
-pub(super) use net::{Netdev, Nic};
+pub(super) use net::{Netdev, Nic, RECEIVE_RING};
 pub(super) use options::Options;
 pub(super) use pvpanic::Pvpanic;
 pub(super) use rng::Rng;
@@ -63,7 +63,7 @@ pub(super) enum Bus {
 
 impl Bus {
     /// The name of the device `stem` on this bus.
-    fn device(self, stem: &str) -> String {
+    pub(super) fn device(self, stem: &str) -> String {
         match self {
             Self::Mmio => format!("{stem}-device"),
             Self::Pci => format!("{stem}-pci"),

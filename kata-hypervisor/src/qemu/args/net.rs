@@ -8,7 +8,7 @@ use crate::nic::Mac;
 
 /// Descriptors in a ring that the host fills: bursts need room. More is not to
 /// be had in the other direction but with vhost-user.
-const RECEIVE_RING: u32 = 1024;
+pub(in crate::qemu) const RECEIVE_RING: u32 = 1024;
 
 /// The host's side of a network device.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,18 @@
 //! Commands out, replies and events in.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -31,10 +36,16 @@ pub(crate) enum QmpError {
 
 type Pending = HashMap<u64, oneshot::Sender<Result<Value, String>>>;
 
+/// A line, and the descriptor that goes with it.
+struct Line {
+    bytes: Vec<u8>,
+    descriptor: Option<OwnedFd>,
+}
+
 /// A connection to QEMU's monitor.
 pub(crate) struct Qmp {
     /// Whole lines: a caller that gives up half-way leaves no half of one.
-    lines: mpsc::UnboundedSender<Vec<u8>>,
+    lines: mpsc::UnboundedSender<Line>,
     next_id: AtomicU64,
     shared: Arc<Shared>,
     state: watch::Receiver<State>,
@@ -74,11 +85,8 @@ impl Shared {
 impl Qmp {
     /// Takes a connection over; nothing is sent yet. Must be called within a
     /// tokio runtime, on which the connection is then read.
-    pub(crate) fn new<S>(stream: S) -> Self
-    where
-        S: AsyncRead + AsyncWrite + Send + 'static,
-    {
-        let (reader, writer) = tokio::io::split(stream);
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared::default());
         let (publish, state) = watch::channel(State::default());
         let publish = Arc::new(publish);
@@ -125,6 +133,28 @@ impl Qmp {
         arguments: Option<Value>,
         within: Duration,
     ) -> Result<Value, QmpError> {
+        self.exchange(name, arguments, None, within).await
+    }
+
+    /// Executes a command that hands QEMU a descriptor.
+    pub(crate) async fn hand(
+        &self,
+        name: &str,
+        arguments: Option<Value>,
+        descriptor: OwnedFd,
+        within: Duration,
+    ) -> Result<Value, QmpError> {
+        self.exchange(name, arguments, Some(descriptor), within)
+            .await
+    }
+
+    async fn exchange(
+        &self,
+        name: &str,
+        arguments: Option<Value>,
+        descriptor: Option<OwnedFd>,
+        within: Duration,
+    ) -> Result<Value, QmpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let _forget = Forget {
             shared: &self.shared,
@@ -136,7 +166,10 @@ impl Qmp {
             return Err(self.closed_error());
         }
         let exchange = async {
-            let line = command(id, name, arguments);
+            let line = Line {
+                bytes: command(id, name, arguments),
+                descriptor,
+            };
             if self.lines.send(line).is_err() {
                 return Err(self.closed_error());
             }
@@ -217,15 +250,41 @@ impl Drop for Forget<'_> {
 }
 
 /// Writes until the connection ends or nobody can send any more.
-async fn write_all(
-    mut writer: impl AsyncWrite + Unpin,
-    mut lines: mpsc::UnboundedReceiver<Vec<u8>>,
-) {
+async fn write_all(writer: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiver<Line>) {
     while let Some(line) = lines.recv().await {
-        if writer.write_all(&line).await.is_err() || writer.flush().await.is_err() {
+        if write(writer.as_ref(), &line).await.is_err() {
             return;
         }
     }
+}
+
+/// Writes a line; its descriptor goes with the first bytes.
+async fn write(socket: &UnixStream, line: &Line) -> io::Result<()> {
+    let mut descriptor = line.descriptor.as_ref().map(OwnedFd::as_fd);
+    let mut rest = &line.bytes[..];
+    while !rest.is_empty() {
+        let transmit = || transmit(socket, rest, descriptor);
+        let sent = socket.async_io(Interest::WRITABLE, transmit).await?;
+        descriptor = None;
+        rest = &rest[sent..];
+    }
+    Ok(())
+}
+
+fn transmit(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.as_slice();
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let bytes = [IoSlice::new(bytes)];
+    let flags = SendFlags::NOSIGNAL;
+    Ok(sendmsg(socket, &bytes, &mut ancillary, flags)?)
 }
 
 /// Reads until the connection ends, then tells everybody who waits.

@@ -1,11 +1,11 @@
 use super::super::event::Shutdown;
 use super::*;
-use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, duplex};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 const SOON: Duration = Duration::from_secs(5);
 
 /// The other end of a client's connection.
-struct Peer(BufReader<DuplexStream>);
+struct Peer(BufReader<UnixStream>);
 
 impl Peer {
     async fn send(&mut self, line: &str) {
@@ -23,7 +23,7 @@ impl Peer {
 }
 
 fn pair() -> (Qmp, Peer) {
-    let (ours, theirs) = duplex(1024);
+    let (ours, theirs) = UnixStream::pair().unwrap();
     (Qmp::new(ours), Peer(BufReader::new(theirs)))
 }
 
