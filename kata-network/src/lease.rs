@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::endpoint::Endpoint;
 use crate::guest::{GuestInterface, Neighbor, Route, Rule};
@@ -29,6 +30,35 @@ pub struct Lease {
     pub resolver_options: Vec<String>,
     /// The network namespace on the host that the endpoints lead to.
     pub netns: Option<PathBuf>,
+    /// Interfaces that an earlier lease had, by their names in the guest, and
+    /// that are there no more. Of [`Network::rescan`](crate::Network::rescan).
+    pub gone: Vec<String>,
+    /// Where the time went, in order of beginning.
+    pub phases: Vec<Phase>,
+}
+
+/// A part of a set-up, and how long it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Phase {
+    /// Its name, such as `cni bridge`.
+    pub name: String,
+    /// When it began.
+    pub began: Instant,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Phase {
+    /// What began then and has just ended.
+    #[must_use]
+    pub fn ended(name: impl Into<String>, began: Instant) -> Self {
+        Self {
+            name: name.into(),
+            began,
+            took: began.elapsed(),
+        }
+    }
 }
 
 impl Lease {

@@ -44,7 +44,7 @@ pub use endpoint::{Attachment, Endpoint, HostDevice};
 pub use error::{Error, Result};
 pub use given::{BridgePort, GuestConfig, Tap, VhostUser};
 pub use guest::{GuestInterface, Neighbor, NextHop, Route, RouteKind, Rule};
-pub use lease::Lease;
+pub use lease::{Lease, Phase};
 pub use netns::NetNs;
 pub use none::None;
 pub use setup::{MOST_QUEUES, Network, SetupRequest};

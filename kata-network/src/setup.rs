@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 
@@ -79,6 +80,22 @@ pub trait Network: std::fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Makes devices whose number is known before all else is, so that the
+    /// machine can boot with them while [`Network::setup`] goes on. That is
+    /// called afterwards, for the same sandbox and by the same value, joins
+    /// them to what they belong to, and gives no endpoints of theirs again: of
+    /// each, a [`GuestInterface`](crate::GuestInterface) has the endpoint's
+    /// hardware address, and the one that it is to have instead. On an error,
+    /// or when the future is dropped, [`Network::teardown`] is called.
+    ///
+    /// Nothing, unless a network knows better.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    async fn reserve(&self, _request: &SetupRequest) -> Result<Vec<Endpoint>> {
+        Ok(Vec::new())
+    }
+
     /// Makes what the sandbox needs. On an error, or when the future is
     /// dropped, [`Network::teardown`] is called for whatever was made.
     ///
@@ -86,9 +103,9 @@ pub trait Network: std::fmt::Debug + Send + Sync + 'static {
     /// When the sandbox cannot be connected.
     async fn setup(&self, request: &SetupRequest) -> Result<Lease>;
 
-    /// Looks again at what the sandbox is connected to, and gives what has come
-    /// since: endpoints and interfaces that are new alone, routes, rules and
-    /// neighbours all.
+    /// Looks again at what the sandbox is connected to: endpoints that are new,
+    /// the names of interfaces that are gone, and all interfaces, routes, rules
+    /// and neighbours as they are now.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a network that never changes.

@@ -145,6 +145,81 @@ async fn a_sandbox_can_have_several_networks() {
 }
 
 #[tokio::test]
+async fn devices_that_are_made_ahead_are_joined_to_what_the_plugins_make() {
+    if !on_its_own("devices_that_are_made_ahead_are_joined_to_what_the_plugins_make")
+        || !has_plugins()
+    {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let network = network(&directory, &bridge(directory.path(), ""));
+    let request = SetupRequest::new("s").processors(2);
+    let reserved = network.reserve(&request).await.unwrap();
+    assert_eq!(reserved.len(), 1);
+    let lease = network.setup(&request).await.unwrap();
+    assert!(lease.endpoints.is_empty(), "{:?}", lease.endpoints);
+    let eth0 = &lease.interfaces[0];
+    assert_eq!(eth0.mac, reserved[0].mac);
+    let own = eth0.new_mac.unwrap().to_string();
+    assert!(run("ip -n kata-s -o link show eth0").contains(&own));
+    let filters = run("tc -n kata-s filter show dev eth0 ingress; ip -n kata-s -o link");
+    assert!(filters.contains("Redirect to device kata3"), "{filters}");
+    assert!(!filters.contains("kata4294967295"), "{filters}");
+    let phases: Vec<_> = lease.phases.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(
+        phases,
+        [
+            "network namespace",
+            "cni bridge",
+            "network scan",
+            "taps and filters"
+        ]
+    );
+    // Nothing new is there, and all of it is told again.
+    let again = network.rescan(&request).await.unwrap();
+    assert!(again.endpoints.is_empty() && again.gone.is_empty());
+    assert_eq!(again.interfaces[0].addresses, eth0.addresses);
+    assert_eq!(
+        (Some(again.interfaces[0].mac), again.interfaces[0].new_mac),
+        (eth0.new_mac, None)
+    );
+    drop((lease, reserved));
+    network.teardown("s").await.unwrap();
+    assert_eq!(left(&directory), "");
+    // One that nothing follows is taken back too.
+    drop(network.reserve(&request).await.unwrap());
+    network.teardown("s").await.unwrap();
+    assert_eq!(left(&directory), "");
+}
+
+#[tokio::test]
+async fn plugins_that_nobody_knows_run_before_devices_are_made() {
+    if !on_its_own("plugins_that_nobody_knows_run_before_devices_are_made") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let script = "[ $CNI_COMMAND = ADD ] || exit 0
+        for i in eth0 eth1; do ip -n kata-s link add $i type bridge; ip -n kata-s link set $i up; done
+        echo '{\"cniVersion\":\"1.0.0\"}'";
+    with_plugin(&directory, "two", script);
+    let two = network(&directory, r#"{"name": "pods", "type": "two"}"#);
+    let two = two.plugin_dir(directory.path().join("plugins"));
+    let request = SetupRequest::new("s");
+    assert!(two.reserve(&request).await.unwrap().is_empty());
+    let lease = two.setup(&request).await.unwrap();
+    assert_eq!(lease.endpoints.len(), 2);
+    drop(lease);
+    two.teardown("s").await.unwrap();
+    let forced = two.devices_ahead(true);
+    let reserved = forced.reserve(&request).await.unwrap();
+    assert_eq!(reserved.len(), 1);
+    let error = forced.setup(&request).await.unwrap_err();
+    assert!(error.to_string().contains("eth0, eth1"), "{error}");
+    forced.teardown("s").await.unwrap();
+    assert_eq!(left(&directory), "");
+}
+
+#[tokio::test]
 async fn wishes_reach_the_plugins_that_declare_them() {
     if !on_its_own("wishes_reach_the_plugins_that_declare_them") || !has_plugins() {
         return;

@@ -154,6 +154,32 @@ async fn an_interface_that_comes_later_is_found_by_looking_again() {
 }
 
 #[tokio::test]
+async fn an_interface_that_is_gone_is_told_by_looking_again() {
+    if !on_its_own("an_interface_that_is_gone_is_told_by_looking_again") {
+        return;
+    }
+    prepare();
+    let network = NetNs::new("/run/netns/x");
+    let lease = set_up(&network, 1).await;
+    // Another one of the same name.
+    run("ip link del vx
+         ip link add vx type veth peer name eth0 netns x
+         ip link set vx up; ip -n x link set eth0 up; ip -n x addr add 10.1.0.9/24 dev eth0");
+    let found = network.rescan(&SetupRequest::new("s")).await.unwrap();
+    assert_eq!(found.gone, ["eth0"]);
+    assert_eq!((found.endpoints.len(), found.interfaces.len()), (1, 1));
+    assert_eq!(found.interfaces[0].addresses[0].to_string(), "10.1.0.9/24");
+    assert!(!run("ip -n x -o link").contains("kata2:"), "its tap stays");
+    // Addresses of what is there already are told too.
+    run("ip -n x addr add 10.1.0.10/24 dev eth0");
+    let again = network.rescan(&SetupRequest::new("s")).await.unwrap();
+    assert!(again.gone.is_empty() && again.endpoints.is_empty());
+    assert_eq!(again.interfaces[0].addresses.len(), 2);
+    drop((lease, found));
+    network.teardown("s").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_macvtap_takes_the_place_of_filters_where_it_is_asked_for() {
     if !on_its_own("a_macvtap_takes_the_place_of_filters_where_it_is_asked_for") {
         return;

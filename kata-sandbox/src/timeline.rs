@@ -98,6 +98,8 @@ pub(crate) struct Recorder(Arc<Mutex<Recording>>);
 struct Recording {
     began: Instant,
     phases: Vec<(&'static str, Instant, Option<Duration>)>,
+    /// Phases that others have told of.
+    told: Vec<(String, Instant, Duration)>,
     /// The phase that ended last.
     last: Option<&'static str>,
 }
@@ -115,6 +117,7 @@ impl Recorder {
         Self(Arc::new(Mutex::new(Recording {
             began,
             phases: Vec::new(),
+            told: Vec::new(),
             last: None,
         })))
     }
@@ -133,6 +136,13 @@ impl Recorder {
             recorder: self.clone(),
             index,
         }
+    }
+
+    /// Adds phases of a network's set-up.
+    pub(crate) fn tell(&self, phases: Vec<kata_network::Phase>) {
+        let told = phases.into_iter();
+        let told = told.map(|phase| (phase.name, phase.began, phase.took));
+        self.lock().told.extend(told);
     }
 
     /// The phase that was going on when everything was given up: the one that
@@ -158,7 +168,13 @@ impl Recorder {
             offset: phase.began.saturating_duration_since(began),
             took: phase.took,
         });
-        let mut phases: Vec<_> = own.chain(machine).collect();
+        let told = recording.told.iter();
+        let told = told.map(|(name, at, took)| TimelinePhase {
+            name: Cow::Owned(name.clone()),
+            offset: at.saturating_duration_since(began),
+            took: *took,
+        });
+        let mut phases: Vec<_> = own.chain(machine).chain(told).collect();
         phases.sort_by_key(|phase| phase.offset);
         Timeline {
             phases,

@@ -1,5 +1,7 @@
 //! A sandbox's attachment to one network: all its plugins, in order.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -10,6 +12,7 @@ use super::result::PluginResult;
 use super::runtime_config::RuntimeConfig;
 use super::version::Version;
 use crate::error::{Error, Result};
+use crate::lease::Phase;
 
 /// What is needed to undo an attachment, in whichever process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,12 +96,18 @@ impl Attached<'_> {
     }
 
     /// Adds the interface, and gives the last plugin's answer in the version of
-    /// the configuration.
-    pub(super) fn add(&self, caller: &Caller<'_>) -> Result<(PluginResult, Value)> {
+    /// the configuration. Notes how long each plugin took.
+    pub(super) fn add(
+        &self,
+        caller: &Caller<'_>,
+        phases: &mut Vec<Phase>,
+    ) -> Result<(PluginResult, Value)> {
         let mut previous = None;
         for plugin in &self.config.plugins {
             let extra = self.extra(plugin, previous.as_ref());
+            let began = Instant::now();
             let answer = caller.call("ADD", self.subject(), plugin, extra)?;
+            phases.push(Phase::ended(format!("cni {}", plugin.kind), began));
             let result = result_of(&answer).map_err(|fault| {
                 Error::Plugin(Box::new(PluginError {
                     network: self.config.name.clone(),

@@ -44,6 +44,12 @@ impl PluginConfig {
     }
 }
 
+/// Plugins that make one interface of Ethernet frames, of the name that they are
+/// told.
+const MAKES_ONE: [&str; 6] = ["bridge", "flannel", "ipvlan", "macvlan", "ptp", "vlan"];
+/// Plugins that make none, and move none away.
+const MAKES_NONE: [&str; 5] = ["bandwidth", "firewall", "portmap", "sbr", "tuning"];
+
 fn wrong(reason: impl Into<String>) -> Error {
     Error::InvalidConfig {
         field: "CNI configuration",
@@ -87,6 +93,14 @@ impl NetworkConfig {
             plugins,
             text: value,
         })
+    }
+
+    /// Whether its plugins are known to make one interface for each sandbox.
+    pub(super) fn makes_one_interface(&self) -> bool {
+        let mut plugins = self.plugins.iter().map(|plugin| plugin.kind.as_str());
+        let first = plugins.next();
+        first.is_some_and(|kind| MAKES_ONE.contains(&kind))
+            && plugins.all(|kind| MAKES_NONE.contains(&kind))
     }
 
     /// Reads the configuration in a file.

@@ -74,6 +74,8 @@ pub enum PluginFault {
     DuplicateAddress(IpAddr),
     /// It says that it made an interface which is not there.
     NoInterface,
+    /// The sandbox has more interfaces than its plugins are known to make: these.
+    TooManyInterfaces(Vec<String>),
     /// The sandbox was given up meanwhile.
     GivenUp,
 }
@@ -120,6 +122,11 @@ impl fmt::Display for PluginFault {
             Self::NoInterface => {
                 f.write_str("the interface that it says it made is not in the sandbox")
             }
+            Self::TooManyInterfaces(names) => write!(
+                f,
+                "it makes more interfaces than one, which Cni::devices_ahead(false) allows: {}",
+                names.join(", ")
+            ),
             Self::GivenUp => f.write_str("the sandbox was given up"),
         }
     }

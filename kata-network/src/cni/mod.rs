@@ -34,9 +34,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use serde_json::{Value, json};
 
 use crate::address::{IpNet, MacAddress};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
-use crate::netns::inside;
+use crate::netns::{Connections, inside};
 use crate::setup::{Network, SetupRequest};
 use crate::wiring::WiringModel;
 
@@ -62,6 +63,7 @@ use work::Work;
 pub struct Cni {
     settings: Settings,
     turns: Arc<work::Turns>,
+    connections: Arc<Connections>,
 }
 
 impl Cni {
@@ -95,6 +97,7 @@ impl Cni {
         Self {
             settings: Settings::of(config.text),
             turns: Arc::default(),
+            connections: Arc::default(),
         }
     }
 
@@ -226,6 +229,16 @@ impl Cni {
         self
     }
 
+    /// Whether each network's device is made before its plugins run, so that
+    /// the machine boots meanwhile. By default so with plugins that are known to
+    /// make one interface each (`bridge`, `ptp`, `macvlan`, `ipvlan`, `vlan`,
+    /// `flannel`, with `portmap`, `bandwidth`, `firewall`, `tuning`, `sbr`).
+    #[must_use]
+    pub fn devices_ahead(mut self, ahead: bool) -> Self {
+        self.settings.ahead = Some(ahead);
+        self
+    }
+
     /// Asks all plugins whether a sandbox's network is as they made it
     /// (`CHECK`).
     ///
@@ -282,6 +295,7 @@ impl Cni {
         Ok(Self {
             settings,
             turns: Arc::default(),
+            connections: Arc::default(),
         })
     }
 
@@ -299,6 +313,7 @@ impl Cni {
         let place = Work {
             settings: self.settings.clone(),
             turns: Arc::clone(&self.turns),
+            connections: Arc::clone(&self.connections),
             given_up,
         };
         let done = inside(None, what, move || work(&place)).await;
@@ -340,6 +355,22 @@ impl Network for Cni {
 
     fn description(&self) -> Option<Value> {
         Some(json!({ "kind": "cni", "settings": self.settings }))
+    }
+
+    async fn reserve(&self, request: &SetupRequest) -> Result<Vec<Endpoint>> {
+        let request = request.clone();
+        self.work("reserve devices", Dropped::GivesUp, move |work| {
+            work.reserve(&request)
+        })
+        .await
+    }
+
+    async fn rescan(&self, request: &SetupRequest) -> Result<Lease> {
+        let request = request.clone();
+        self.work("look at a network again", Dropped::GivesUp, move |work| {
+            work.rescan(&request)
+        })
+        .await
     }
 
     async fn setup(&self, request: &SetupRequest) -> Result<Lease> {

@@ -31,6 +31,10 @@ pub(super) struct Settings {
     pub(super) arguments: Vec<(String, String)>,
     pub(super) runtime: RuntimeConfig,
     pub(super) wiring: WiringModel,
+    /// Whether devices are made before the plugins run; `None` where they are
+    /// known to make one interface each.
+    #[serde(default)]
+    pub(super) ahead: Option<bool>,
 }
 
 impl Settings {
@@ -45,6 +49,7 @@ impl Settings {
             arguments: Vec::new(),
             runtime: RuntimeConfig::default(),
             wiring: WiringModel::default(),
+            ahead: None,
         }
     }
 

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use super::attachment::{Attached, Attachment, collect_garbage, status};
 use super::call::Caller;
@@ -14,19 +16,40 @@ use super::record::{Record, Records, container_id};
 use super::result::PluginResult;
 use super::runtime_config::{PortMapping, RuntimeConfig};
 use super::settings::Settings;
+use crate::endpoint::{Attachment as Joint, Endpoint};
 use crate::error::{Error, Result};
-use crate::lease::Lease;
-use crate::netns::{Options, adopt_now, on_thread, open};
+use crate::lease::{Lease, Phase};
+use crate::netns::{Connections, Options, Reserved, adopt_now, on_thread, open};
 use crate::setup::SetupRequest;
+use crate::tap;
+use crate::wiring::WiringModel;
 
 /// One thing at a time for each sandbox: a tear-down waits for the end of a
 /// set-up that was given up.
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<HashMap<String, Weak<Mutex<()>>>>);
+pub(super) struct Turns {
+    turns: Mutex<HashMap<String, Weak<Mutex<()>>>>,
+    /// Set-ups whose devices were made ahead, by container.
+    begun: Mutex<HashMap<String, Begun>>,
+}
+
+/// A set-up whose plugins have not been called yet.
+#[derive(Debug)]
+struct Begun {
+    record: Record,
+    netns: PathBuf,
+    /// Taps that were made in the namespace.
+    reserved: Vec<Reserved>,
+    phase: Phase,
+}
 
 impl Turns {
+    fn begun(&self) -> MutexGuard<'_, HashMap<String, Begun>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn of(&self, container: &str) -> Arc<Mutex<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(container).and_then(Weak::upgrade) {
             return turn;
@@ -42,6 +65,7 @@ impl Turns {
 pub(super) struct Work {
     pub(super) settings: Settings,
     pub(super) turns: Arc<Turns>,
+    pub(super) connections: Arc<Connections>,
     /// Readable when nobody wants the result any more.
     pub(super) given_up: Arc<OwnedFd>,
 }
@@ -95,15 +119,50 @@ impl Work {
         attachments.collect()
     }
 
-    pub(super) fn set_up(&self, request: &SetupRequest) -> Result<Lease> {
+    /// Makes the namespace, and a tap in it for each network, where that is
+    /// known to be what its plugins need.
+    pub(super) fn reserve(&self, request: &SetupRequest) -> Result<Vec<Endpoint>> {
+        let networks = self.networks()?;
+        let by_filters = matches!(
+            self.settings.wiring,
+            WiringModel::Auto | WiringModel::TcFilter
+        );
+        let known = || networks.iter().all(NetworkConfig::makes_one_interface);
+        if !by_filters || !self.settings.ahead.unwrap_or_else(known) {
+            return Ok(Vec::new());
+        }
         let container = container_id(&request.sandbox);
         let turn = self.turns.of(&container);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let reserved = Reserved::of(&request.sandbox, networks.len());
+        let taps: Vec<String> = reserved.iter().map(|it| it.tap.clone()).collect();
+        let (begun, opened) = self.begin(request, container, taps)?;
+        let endpoints = reserved.iter().zip(opened);
+        let endpoints = endpoints.map(|(reserved, taps)| {
+            // Any packet that the interface may come to take.
+            Endpoint::new(Joint::Tap(taps), reserved.mac, u16::MAX.into())
+        });
+        let endpoints = endpoints.collect();
+        let container = begun.record.container.clone();
+        let begun = Begun { reserved, ..begun };
+        self.turns.begun().insert(container, begun);
+        Ok(endpoints)
+    }
+
+    /// Notes what will be attached, and makes the namespace with taps of those
+    /// names in it.
+    fn begin(
+        &self,
+        request: &SetupRequest,
+        container: String,
+        taps: Vec<String>,
+    ) -> Result<(Begun, Vec<Vec<OwnedFd>>)> {
+        let began = Instant::now();
         self.require_plugins()?;
         for mapping in &self.settings.runtime.port_mappings {
             require_free(mapping)?;
         }
-        let mut record = Record {
+        let record = Record {
             sandbox: request.sandbox.clone(),
             container,
             attachments: self.attachments(),
@@ -116,32 +175,116 @@ impl Work {
         // Noted before anything is made.
         records.write(&record)?;
         let namespaces = self.namespaces();
-        let name = record.container.clone();
-        let netns = on_thread("make a network namespace", move || namespaces.make(&name))?;
-        let path = netns.display().to_string();
-        let results = self.add_all(&mut record, &path)?;
-        let options = Options {
-            wiring: self.settings.wiring,
-            ..Options::default()
+        let (name, queues) = (record.container.clone(), request.queues);
+        let (netns, opened) = on_thread("make a network namespace", move || {
+            let netns = namespaces.make(&name)?;
+            // The thread is in it now.
+            let open = |tap: &String| {
+                let opened = tap::open(tap, queues);
+                opened.map_err(Error::host(format!("make the tap {tap}")))
+            };
+            let opened = taps.iter().map(open).collect::<Result<Vec<_>>>()?;
+            Ok((netns, opened))
+        })?;
+        let begun = Begun {
+            record,
+            netns,
+            reserved: Vec::new(),
+            phase: Phase::ended("network namespace", began),
         };
-        let mut lease = adopt_now(open(&netns)?, options, request.queues)?;
+        Ok((begun, opened))
+    }
+
+    pub(super) fn set_up(&self, request: &SetupRequest) -> Result<Lease> {
+        let container = container_id(&request.sandbox);
+        let turn = self.turns.of(&container);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let reserved = self.turns.begun().remove(&container);
+        let begun = match reserved {
+            Some(begun) => begun,
+            None => self.begin(request, container, Vec::new())?.0,
+        };
+        let Begun {
+            mut record,
+            netns,
+            reserved,
+            phase,
+        } = begun;
+        let path = netns.display().to_string();
+        let mut phases = vec![phase];
+        let results = self.add_all(&mut record, &path, &mut phases)?;
+        let (queues, ahead) = (request.queues, !reserved.is_empty());
+        let (mut lease, joined) =
+            adopt_now(open(&netns)?, self.options(), queues, Vec::new(), reserved)?;
         self.verify(&record, &path, &results, &lease)?;
+        if ahead && !lease.endpoints.is_empty() {
+            return Err(self.too_many(&record, &lease));
+        }
+        self.connections
+            .lock()
+            .insert(record.container.clone(), joined);
         for result in results {
             lease.name_servers.extend(result.dns.servers);
             lease.search_domains.extend(result.dns.search);
             lease.resolver_options.extend(result.dns.options);
         }
+        phases.append(&mut lease.phases);
+        lease.phases = phases;
         lease.netns = Some(netns);
         Ok(lease)
     }
 
+    /// Looks again at a sandbox's namespace.
+    pub(super) fn rescan(&self, request: &SetupRequest) -> Result<Lease> {
+        let container = container_id(&request.sandbox);
+        let turn = self.turns.of(&container);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let netns = self.namespaces().path(&container);
+        let joined = self.connections.lock().get(&container).cloned();
+        let joined = joined.unwrap_or_default();
+        let options = self.options();
+        let (mut lease, joined) =
+            adopt_now(open(&netns)?, options, request.queues, joined, Vec::new())?;
+        self.connections.lock().insert(container, joined);
+        lease.netns = Some(netns);
+        Ok(lease)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            wiring: self.settings.wiring,
+            ..Options::default()
+        }
+    }
+
+    /// The error of plugins that make more than they are known to.
+    fn too_many(&self, record: &Record, lease: &Lease) -> Error {
+        let names = lease.interfaces.iter().map(|it| it.name.clone()).collect();
+        let fault = PluginFault::TooManyInterfaces(names);
+        let attachment = record.attachments.last();
+        let attached = attachment.map(|it| it.of(&record.container, None));
+        match attached {
+            Some(Ok(attached)) => attached.fault(fault),
+            Some(Err(error)) => error,
+            None => Error::InvalidConfig {
+                field: "CNI configuration",
+                reason: "there is no network".to_owned(),
+            },
+        }
+    }
+
     /// Has all interfaces added, and notes what came of each.
-    fn add_all(&self, record: &mut Record, netns: &str) -> Result<Vec<PluginResult>> {
+    fn add_all(
+        &self,
+        record: &mut Record,
+        netns: &str,
+        phases: &mut Vec<Phase>,
+    ) -> Result<Vec<PluginResult>> {
         let mut results = Vec::new();
         let mut taken = HashSet::new();
         for index in 0..record.attachments.len() {
             let attached = record.attachments[index].of(&record.container, Some(netns))?;
-            let (result, written) = attached.add(&self.caller())?;
+            let (result, written) = attached.add(&self.caller(), phases)?;
             for address in &result.addresses {
                 if !taken.insert(address.net.address()) {
                     let twice = PluginFault::DuplicateAddress(address.net.address());
@@ -204,6 +347,8 @@ impl Work {
         let container = container_id(sandbox);
         let turn = self.turns.of(&container);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turns.begun().remove(&container);
+        self.connections.lock().remove(&container);
         self.undo(&container)
     }
 

@@ -1,11 +1,15 @@
 //! From a network namespace to a lease.
 
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::joined::{Joined, Reserved};
 use super::options::Options;
-use crate::address::IpNet;
+use crate::address::MacAddress;
 use crate::endpoint::{Attachment, Endpoint, HostDevice};
 use crate::error::{Error, Result};
 use crate::guest::GuestInterface;
-use crate::lease::Lease;
+use crate::lease::{Lease, Phase};
 use crate::rtnl::{Link, Rtnl};
 use crate::scan::Scan;
 use crate::wiring;
@@ -16,25 +20,72 @@ const FALLBACKS: [&str; 9] = [
     "ipip", "gre", "gretap", "erspan", "sit", "ip6tnl", "ip6gre", "vti", "vti6",
 ];
 
-/// Connects what is in the calling thread's namespace, but for the interfaces
-/// of those names, which are connected already.
-pub(super) fn adopt(options: &Options, queues: usize, known: &[String]) -> Result<Lease> {
+/// Connects what is in the calling thread's namespace, but for what is `joined`
+/// already; what is joined now is noted there. Taps that are `reserved` are
+/// taken before others are made.
+pub(super) fn adopt(
+    options: &Options,
+    queues: usize,
+    joined: &mut Vec<Joined>,
+    reserved: Vec<Reserved>,
+) -> Result<Lease> {
     let failed = |what: &'static str| Error::host(what);
+    let began = Instant::now();
     let mut rtnl = Rtnl::open().map_err(failed("talk to the kernel's routing"))?;
     let scan = Scan::take(&mut rtnl).map_err(failed("list what is in the network namespace"))?;
     let mut lease = Lease::new();
+    lease.phases.push(Phase::ended("network scan", began));
+    let began = Instant::now();
+    lease.gone = let_go(&mut rtnl, &scan, joined)?;
+    let mut reserved = VecDeque::from(reserved);
     for link in scan.links.iter().filter(|link| is_wanted(&scan, link)) {
-        if known.contains(&link.name) {
+        let mac = hardware_address(link)?;
+        if let Some(known) = joined.iter_mut().find(|known| known.is(link)) {
+            lease.interfaces.push(describe(&scan, link, known.mac, mac));
+            known.mac = mac;
             continue;
         }
-        let (endpoint, interface) = connect(&mut rtnl, options, &scan, link, queues)?;
-        lease.endpoints.push(endpoint);
-        lease.interfaces.push(interface);
+        let model = options.wiring_of(&link.name);
+        let device = if model.is_by_filters(link)
+            && let Some(reserved) = reserved.pop_front()
+        {
+            wiring::join_reserved(&mut rtnl, link, &reserved.tap)?;
+            reserved.mac
+        } else {
+            let attachment = attach(&mut rtnl, options, link, queues)?;
+            lease
+                .endpoints
+                .push(Endpoint::new(attachment, mac, link.mtu));
+            mac
+        };
+        lease.interfaces.push(describe(&scan, link, device, mac));
+        joined.push(Joined {
+            name: link.name.clone(),
+            index: link.index,
+            mac,
+        });
     }
-    let in_guest = |name: &str| {
-        known.iter().any(|known| known == name)
-            || lease.interfaces.iter().any(|known| known.name == name)
-    };
+    keep_what_leads_to_the_guest(&mut lease, scan);
+    lease.phases.push(Phase::ended("taps and filters", began));
+    Ok(lease)
+}
+
+/// Forgets links that are gone, with what was made beside them.
+fn let_go(rtnl: &mut Rtnl, scan: &Scan, joined: &mut Vec<Joined>) -> Result<Vec<String>> {
+    let is_there = |known: &Joined| scan.links.iter().any(|link| known.is(link));
+    let mut gone = Vec::new();
+    for known in joined.extract_if(.., |known| !is_there(known)) {
+        wiring::remove_beside(rtnl, &scan.links, known.index)?;
+        gone.push(known.name);
+    }
+    Ok(gone)
+}
+
+/// Takes over routes, rules and neighbours, but for those of links that are
+/// none of the guest's.
+fn keep_what_leads_to_the_guest(lease: &mut Lease, scan: Scan) {
+    let interfaces = &lease.interfaces;
+    let in_guest = |name: &str| interfaces.iter().any(|known| known.name == name);
     lease.routes = scan.routes;
     lease.routes.retain(|route| {
         let hops = route.next_hops.iter().map(|hop| hop.interface.as_str());
@@ -46,7 +97,6 @@ pub(super) fn adopt(options: &Options, queues: usize, known: &[String]) -> Resul
     lease
         .neighbors
         .retain(|neighbor| in_guest(&neighbor.interface));
-    Ok(lease)
 }
 
 /// Whether the guest gets that link.
@@ -62,31 +112,34 @@ fn is_tap(link: &Link) -> bool {
     ["tun", "macvtap", "ipvtap"].contains(&link.kind.as_str())
 }
 
-fn connect(
-    rtnl: &mut Rtnl,
-    options: &Options,
-    scan: &Scan,
-    link: &Link,
-    queues: usize,
-) -> Result<(Endpoint, GuestInterface)> {
-    let mac = link.mac.filter(|_| link.ethernet);
-    let mac = mac.ok_or_else(|| Error::Interface {
-        interface: link.name.clone(),
-        kind: link.kind.clone(),
-        reason: "it carries no Ethernet frames".to_owned(),
-    })?;
-    let attachment = match &link.hardware {
+fn hardware_address(link: &Link) -> Result<MacAddress> {
+    link.mac
+        .filter(|_| link.ethernet)
+        .ok_or_else(|| Error::Interface {
+            interface: link.name.clone(),
+            kind: link.kind.clone(),
+            reason: "it carries no Ethernet frames".to_owned(),
+        })
+}
+
+fn attach(rtnl: &mut Rtnl, options: &Options, link: &Link, queues: usize) -> Result<Attachment> {
+    match &link.hardware {
         Some((bus, address)) if link.kind.is_empty() => {
-            Attachment::Device(HostDevice::new(bus, address, &link.name))
+            let device = HostDevice::new(bus, address, &link.name);
+            Ok(Attachment::Device(device))
         }
         _ => {
             let model = options.wiring_of(&link.name);
-            model.of(link).connect(rtnl, link, queues)?
+            model.of(link).connect(rtnl, link, queues)
         }
-    };
-    let addresses: Vec<IpNet> = scan.addresses_of(link.index);
-    let mut interface = GuestInterface::new(&link.name, mac, link.mtu);
-    interface.addresses = addresses;
+    }
+}
+
+/// The link as the guest has it, on the device of the address `device`.
+fn describe(scan: &Scan, link: &Link, device: MacAddress, mac: MacAddress) -> GuestInterface {
+    let mut interface = GuestInterface::new(&link.name, device, link.mtu);
+    interface.new_mac = (device != mac).then_some(mac);
+    interface.addresses = scan.addresses_of(link.index);
     interface.no_arp = link.no_arp;
-    Ok((Endpoint::new(attachment, mac, link.mtu), interface))
+    interface
 }

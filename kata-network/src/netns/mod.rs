@@ -1,14 +1,14 @@
 //! A network namespace that somebody else has prepared.
 
 mod adopt;
+mod joined;
 mod open;
 mod options;
 mod thread;
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -20,16 +20,25 @@ use crate::rtnl::Rtnl;
 use crate::setup::{Network, SetupRequest};
 use crate::wiring::{self, WiringModel};
 
+pub(crate) use joined::{Connections, Joined, Reserved};
 pub(crate) use open::open;
 pub(crate) use options::Options;
 pub(crate) use thread::{inside, on_thread};
 
-/// Connects all that is in a namespace: for callers that are on a thread that
-/// may wait.
-pub(crate) fn adopt_now(netns: OwnedFd, options: Options, queues: usize) -> Result<Lease> {
+/// Connects what is in a namespace and not `joined` yet, with taps that are
+/// `reserved` first: for callers that are on a thread that may wait. Gives what
+/// is joined then.
+pub(crate) fn adopt_now(
+    netns: OwnedFd,
+    options: Options,
+    queues: usize,
+    mut joined: Vec<Joined>,
+    reserved: Vec<Reserved>,
+) -> Result<(Lease, Vec<Joined>)> {
     on_thread("adopt a network namespace", move || {
         thread::enter(Some(netns))?;
-        adopt::adopt(&options, queues, &[])
+        let lease = adopt::adopt(&options, queues, &mut joined, reserved)?;
+        Ok((lease, joined))
     })
 }
 
@@ -50,15 +59,7 @@ pub(crate) fn adopt_now(netns: OwnedFd, options: Options, queues: usize) -> Resu
 pub struct NetNs {
     path: PathBuf,
     options: Options,
-    state: Arc<State>,
-}
-
-/// What is known of sandboxes while they live. One piece of work at a time: a
-/// tear-down waits for the end of a set-up that was given up.
-#[derive(Debug, Default)]
-struct State {
-    /// The interfaces that each sandbox has.
-    connected: Mutex<HashMap<String, Vec<String>>>,
+    connections: Arc<Connections>,
 }
 
 impl NetNs {
@@ -68,7 +69,7 @@ impl NetNs {
         Self {
             path: path.into(),
             options: Options::default(),
-            state: Arc::default(),
+            connections: Arc::default(),
         }
     }
 
@@ -117,28 +118,17 @@ impl NetNs {
     /// Connects what is not yet connected.
     async fn connect(&self, request: &SetupRequest) -> Result<Lease> {
         let netns = open(&self.path)?;
-        let (options, state) = (self.options.clone(), Arc::clone(&self.state));
+        let (options, connections) = (self.options.clone(), Arc::clone(&self.connections));
         let request = request.clone();
         let work = move || {
-            let mut connected = lock(&state.connected);
-            let known = connected.entry(request.sandbox).or_default();
-            let lease = adopt::adopt(&options, request.queues, known)?;
-            known.extend(
-                lease
-                    .interfaces
-                    .iter()
-                    .map(|interface| interface.name.clone()),
-            );
-            Ok(lease)
+            let mut connections = connections.lock();
+            let joined = connections.entry(request.sandbox).or_default();
+            adopt::adopt(&options, request.queues, joined, Vec::new())
         };
         let mut lease = inside(Some(netns), "adopt a network namespace", work).await?;
         lease.netns = Some(self.path.clone());
         Ok(lease)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -171,17 +161,17 @@ impl Network for NetNs {
         let netns = match open(&self.path) {
             // With the namespace went all that was made in it.
             Err(Error::NotANamespace { .. }) => {
-                lock(&self.state.connected).remove(sandbox);
+                self.connections.lock().remove(sandbox);
                 return Ok(());
             }
             netns => netns?,
         };
-        let (state, sandbox) = (Arc::clone(&self.state), sandbox.to_owned());
+        let (connections, sandbox) = (Arc::clone(&self.connections), sandbox.to_owned());
         let work = move || {
-            let mut connected = lock(&state.connected);
+            let mut connections = connections.lock();
             let mut rtnl = Rtnl::open().map_err(Error::host("talk to the kernel's routing"))?;
             wiring::undo(&mut rtnl)?;
-            connected.remove(&sandbox);
+            connections.remove(&sandbox);
             Ok(())
         };
         inside(Some(netns), "leave a network namespace", work).await

@@ -118,6 +118,14 @@ impl Link {
         rtnl.change(RouteNetlinkMessage::SetLink(message), 0)
     }
 
+    /// Gives it another name. It must be down.
+    pub(crate) fn rename(&self, rtnl: &mut Rtnl, name: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header = header(self.index);
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        rtnl.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
     /// Brings it up.
     pub(crate) fn bring_up(&self, rtnl: &mut Rtnl) -> io::Result<()> {
         let mut message = LinkMessage::default();

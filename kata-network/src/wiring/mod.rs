@@ -43,6 +43,13 @@ pub(crate) trait Wiring {
 }
 
 impl WiringModel {
+    /// Whether filters join the link to a tap beside it.
+    pub(crate) fn is_by_filters(self, link: &Link) -> bool {
+        let hardware = link.kind.is_empty() && link.hardware.is_some();
+        let direct = ["tun", "macvtap", "ipvtap"].contains(&link.kind.as_str());
+        !hardware && (self == Self::TcFilter || self == Self::Auto && !direct)
+    }
+
     /// The wiring for a link.
     pub(crate) fn of(self, link: &Link) -> &'static dyn Wiring {
         match (self, link.kind.as_str()) {
@@ -56,6 +63,28 @@ impl WiringModel {
 /// The name of what is made beside or on a link.
 fn name_beside(link: &Link) -> String {
     format!("{PREFIX}{}", link.index)
+}
+
+/// The name of a tap whose link is not there yet. Links are numbered from 1 up,
+/// these from the other end.
+pub(crate) fn reserved_name(number: u32) -> String {
+    format!("{PREFIX}{}", u32::MAX - number)
+}
+
+/// Joins a tap of that name, which was made before, to a link.
+pub(crate) fn join_reserved(rtnl: &mut Rtnl, link: &Link, tap: &str) -> Result<()> {
+    tc_filter::join(rtnl, link, tap)
+}
+
+/// Removes the tap beside a link that is gone.
+pub(crate) fn remove_beside(rtnl: &mut Rtnl, links: &[Link], index: u32) -> Result<()> {
+    let name = format!("{PREFIX}{index}");
+    match links.iter().find(|link| link.name == name && is_ours(link)) {
+        Some(tap) => tap
+            .remove(rtnl)
+            .map_err(Error::host(format!("remove the tap {name}"))),
+        None => Ok(()),
+    }
 }
 
 /// How the names of links begin that are made here: nobody else's do, and with

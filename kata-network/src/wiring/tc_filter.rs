@@ -24,17 +24,27 @@ impl Wiring for TcFilter {
             "make the tap {name} for {}",
             link.name
         )))?;
-        let tap = Link::find(rtnl, &name).map_err(Error::host(format!("find the tap {name}")))?;
-        tap_up(rtnl, tap.index, link.mtu)
-            .map_err(Error::host(format!("bring the tap {name} up")))?;
-        for (from, to, what) in [
-            (link.index, tap.index, &link.name),
-            (tap.index, link.index, &name),
-        ] {
-            redirect(rtnl, from, to).map_err(Error::host(format!(
-                "redirect what comes in through {what}"
-            )))?;
-        }
+        join(rtnl, link, &name)?;
         Ok(Attachment::Tap(taps))
     }
+}
+
+/// Joins a tap to a link, whatever its name was before.
+pub(super) fn join(rtnl: &mut Rtnl, link: &Link, tap: &str) -> Result<()> {
+    let name = name_beside(link);
+    let found = Link::find(rtnl, tap).map_err(Error::host(format!("find the tap {tap}")))?;
+    if tap != name {
+        let renamed = found.rename(rtnl, &name);
+        renamed.map_err(Error::host(format!("call the tap {tap} {name}")))?;
+    }
+    tap_up(rtnl, found.index, link.mtu).map_err(Error::host(format!("bring the tap {name} up")))?;
+    for (from, to, what) in [
+        (link.index, found.index, &link.name),
+        (found.index, link.index, &name),
+    ] {
+        redirect(rtnl, from, to).map_err(Error::host(format!(
+            "redirect what comes in through {what}"
+        )))?;
+    }
+    Ok(())
 }

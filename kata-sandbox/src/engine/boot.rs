@@ -1,9 +1,11 @@
 //! From a blueprint to a running sandbox.
 //!
 //! ```text
-//!   journal ─┬─ network ─ create machine ─▶ run ─▶ agent announces itself ─▶ CreateSandbox,
-//!            │                                                      interfaces, … ─┐
-//!            └─ verify guest image ────────────────────────────────────────────────┴─▶ Running
+//!   journal ─┬─ reserve devices ─┬─ create machine ─▶ run ─▶ agent announces itself ─┬─▶ CreateSandbox,
+//!            │                   └─ network ──────────────────────────────────────────┘   interfaces, … ─┐
+//!            └─ verify guest image ──────────────────────────────────────────────────────────────────────┴─▶ Running
+//!
+//! A network that cannot make its devices ahead is set up before the machine.
 //! ```
 
 use std::path::PathBuf;
@@ -12,14 +14,14 @@ use std::time::Duration;
 
 use kata_devices::fs::SharedTree;
 use kata_hypervisor::{Hypervisor, Io, MachineSize, StopMode, Vm, VmConfig};
-use kata_network::Lease;
+use kata_network::{Endpoint, Lease};
 use kata_protocol::ttrpc::Client;
 use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::blueprint::Blueprint;
 use super::connect::{self, Announcement};
-use super::site::{Site, cgroup_error, open_journal};
+use super::site::{MachinePlace, NetworkPlace, Site, cgroup_error, open_journal};
 use super::{Engine, Parts};
 use super::{guest_setup, nics};
 use crate::backends::Needs;
@@ -197,7 +199,8 @@ impl Attempt<'_> {
         Ok(procs)
     }
 
-    /// Makes and boots the machine, and tells its guest what it is for.
+    /// Makes and boots the machine, and tells its guest what it is for. A network
+    /// that makes its devices ahead is set up while the guest boots.
     async fn machine(
         &self,
         site: &mut Site,
@@ -206,45 +209,29 @@ impl Attempt<'_> {
         announcement: Announcement,
         context: &Context,
     ) -> Result<(Arc<dyn Vm>, Agent)> {
-        let (network_place, vm_place) = site.places();
-        // The machine's devices are what the network gives.
-        let mut lease = {
-            let _phase = self.recorder.begin("network");
-            let (network, processors) = (&self.blueprint.network, self.blueprint.size.max_vcpus);
-            let lease = network_place.set_up(network, processors).await;
-            lease.map_err(|error| context.network(error))?
+        let (mut network, machine) = site.places();
+        let reserved = self.reserve(&mut network, context).await?;
+        let (lease, (vm, stream)) = if reserved.is_empty() {
+            // The machine's devices are what the network gives.
+            let mut lease = self.set_up_network(&mut network, context).await?;
+            let endpoints = std::mem::take(&mut lease.endpoints);
+            config.devices.nics = nics::devices(endpoints, context)?;
+            let booted = self.boot_machine(machine, hypervisor, config, announcement, context);
+            (lease, booted.await?)
+        } else {
+            config.devices.nics = nics::devices(reserved, context)?;
+            tokio::try_join!(
+                self.set_up_network(&mut network, context),
+                self.boot_machine(machine, hypervisor, config, announcement, context),
+            )?
         };
-        let steps = self.shared.state.steps();
-        steps.reach("network set up");
-        let endpoints = std::mem::take(&mut lease.endpoints);
-        config.devices.nics = nics::devices(endpoints, context)?;
-        let vm = {
-            let _phase = self.recorder.begin("create machine");
-            let vm = hypervisor
-                .create(config)
-                .await
-                .map_err(|error| context.vm(error).during("create machine"))?;
-            Arc::clone(vm_place.insert(Arc::from(vm)))
-        };
-        steps.reach("machine made");
-        refuse_growth(&self.blueprint.size, &*vm, hypervisor.name(), context)?;
-        {
-            let _phase = self.recorder.begin("start machine");
-            let start = async {
-                let started = vm.start().await;
-                started.map_err(|error| context.vm(error).during("start machine"))
-            };
-            let note = async {
-                match vm.monitor() {
-                    Some(pid) => site.note_monitor(pid, context).await,
-                    None => Ok(()),
-                }
-            };
-            tokio::try_join!(start, note)?;
+        if !lease.endpoints.is_empty() {
+            let reason = "the network gives devices that it has not reserved";
+            let error = context.error(ErrorKind::Unsupported, reason);
+            return Err(error.during("network"));
         }
-        steps.reach("machine started");
         let agent = tokio::select! {
-            agent = self.reach_agent(&*vm, announcement, &lease, context) => agent,
+            agent = self.set_up_guest(stream, &lease, context) => agent,
             error = connect::ended(&*vm, context) => return Err(error),
         };
         match agent {
@@ -260,19 +247,89 @@ impl Attempt<'_> {
         }
     }
 
-    async fn reach_agent(
+    /// The devices that the network makes ahead. An agent of another kind could
+    /// not give them the hardware addresses that they are to have.
+    async fn reserve(
         &self,
-        vm: &dyn Vm,
+        place: &mut NetworkPlace<'_>,
+        context: &Context,
+    ) -> Result<Vec<Endpoint>> {
+        if !self.boot.announces {
+            return Ok(Vec::new());
+        }
+        let _phase = self.recorder.begin("reserve devices");
+        let (network, processors) = (&self.blueprint.network, self.blueprint.size.max_vcpus);
+        let reserved = place.reserve(network, processors).await;
+        let reserved = reserved.map_err(|error| context.network(error))?;
+        if !reserved.is_empty() {
+            self.shared.state.steps().reach("devices reserved");
+        }
+        Ok(reserved)
+    }
+
+    async fn set_up_network(
+        &self,
+        place: &mut NetworkPlace<'_>,
+        context: &Context,
+    ) -> Result<Lease> {
+        let _phase = self.recorder.begin("network");
+        let (network, processors) = (&self.blueprint.network, self.blueprint.size.max_vcpus);
+        let lease = place.set_up(network, processors).await;
+        let mut lease = lease.map_err(|error| context.network(error))?;
+        self.recorder.tell(std::mem::take(&mut lease.phases));
+        self.shared.state.steps().reach("network set up");
+        Ok(lease)
+    }
+
+    /// Makes and starts the machine, and waits for its agent.
+    async fn boot_machine(
+        &self,
+        mut place: MachinePlace<'_>,
+        hypervisor: &dyn Hypervisor,
+        config: VmConfig,
         announcement: Announcement,
+        context: &Context,
+    ) -> Result<(Arc<dyn Vm>, Box<dyn Io>)> {
+        let steps = self.shared.state.steps();
+        let vm = {
+            let _phase = self.recorder.begin("create machine");
+            let vm = hypervisor
+                .create(config)
+                .await
+                .map_err(|error| context.vm(error).during("create machine"))?;
+            place.set(vm)
+        };
+        steps.reach("machine made");
+        refuse_growth(&self.blueprint.size, &*vm, hypervisor.name(), context)?;
+        {
+            let _phase = self.recorder.begin("start machine");
+            let start = async {
+                let started = vm.start().await;
+                started.map_err(|error| context.vm(error).during("start machine"))
+            };
+            let note = async {
+                match vm.monitor() {
+                    Some(pid) => place.note_monitor(pid, context).await,
+                    None => Ok(()),
+                }
+            };
+            tokio::try_join!(start, note)?;
+        }
+        steps.reach("machine started");
+        let _phase = self.recorder.begin("guest boot");
+        let stream = tokio::select! {
+            stream = announcement.connection(&*vm, self.boot.announces, context) => stream?,
+            error = connect::ended(&*vm, context) => return Err(error.during("guest boot")),
+        };
+        Ok((vm, stream))
+    }
+
+    async fn set_up_guest(
+        &self,
+        stream: Box<dyn Io>,
         lease: &Lease,
         context: &Context,
     ) -> Result<Agent> {
-        let stream: Box<dyn Io> = {
-            let _phase = self.recorder.begin("guest boot");
-            announcement
-                .connection(vm, self.boot.announces, context)
-                .await?
-        };
         let _phase = self.recorder.begin("set up guest");
         let agent = Agent::new(Client::new(stream), self.blueprint.call_timeout);
         guest_setup::run(&agent, self.blueprint, lease, self.boot.announces)

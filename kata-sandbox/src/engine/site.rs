@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use kata_hypervisor::{StopMode, Vm, VmExit};
-use kata_network::{Lease, Network, SetupRequest};
+use kata_network::{Endpoint, Lease, Network, SetupRequest};
 use tokio::runtime::Handle;
 
 use super::finish::{finish, tell_ends};
@@ -57,16 +57,6 @@ impl Site {
         self.dir = Some(dir);
     }
 
-    /// Writes down which process runs the machine.
-    ///
-    /// # Errors
-    /// When the record cannot be written.
-    pub(crate) async fn note_monitor(&mut self, pid: u32, context: &Context) -> Result<()> {
-        let monitor = ProcessId::of(pid);
-        self.note(|record| record.monitor = Some(monitor), context)
-            .await
-    }
-
     /// Writes down which programs are to hear of a container's end.
     ///
     /// # Errors
@@ -86,14 +76,7 @@ impl Site {
     }
 
     async fn note(&mut self, change: impl FnOnce(&mut Record), context: &Context) -> Result<()> {
-        let Some(dir) = &mut self.dir else {
-            return Ok(());
-        };
-        let note = dir.note(change);
-        let noted = tokio::task::spawn_blocking(note).await;
-        noted
-            .map_err(|error| context.join(error))?
-            .map_err(|error| journal_error(context, error))
+        note(self.dir.as_mut(), change, context).await
     }
 
     pub(crate) fn set_cgroup(&mut self, cgroup: Cgroup) {
@@ -101,12 +84,16 @@ impl Site {
     }
 
     /// The places that network and machine are to be noted in, side by side.
-    pub(crate) fn places(&mut self) -> (NetworkPlace<'_>, &mut Option<Arc<dyn Vm>>) {
-        let place = NetworkPlace {
+    pub(crate) fn places(&mut self) -> (NetworkPlace<'_>, MachinePlace<'_>) {
+        let network = NetworkPlace {
             id: &self.id,
             setup: &mut self.network,
         };
-        (place, &mut self.vm)
+        let machine = MachinePlace {
+            vm: &mut self.vm,
+            dir: self.dir.as_mut(),
+        };
+        (network, machine)
     }
 
     pub(crate) fn vm(&self) -> Option<&Arc<dyn Vm>> {
@@ -163,6 +150,45 @@ impl Site {
     }
 }
 
+/// Where a machine is noted.
+pub(crate) struct MachinePlace<'a> {
+    vm: &'a mut Option<Arc<dyn Vm>>,
+    dir: Option<&'a mut SandboxDir>,
+}
+
+impl MachinePlace<'_> {
+    /// From here on it ends with the sandbox.
+    pub(crate) fn set(&mut self, vm: Box<dyn Vm>) -> Arc<dyn Vm> {
+        Arc::clone(self.vm.insert(Arc::from(vm)))
+    }
+
+    /// Writes down which process runs the machine.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub(crate) async fn note_monitor(&mut self, pid: u32, context: &Context) -> Result<()> {
+        let monitor = ProcessId::of(pid);
+        let change = |record: &mut Record| record.monitor = Some(monitor);
+        note(self.dir.as_deref_mut(), change, context).await
+    }
+}
+
+/// Changes the record of a sandbox that has one.
+async fn note(
+    dir: Option<&mut SandboxDir>,
+    change: impl FnOnce(&mut Record),
+    context: &Context,
+) -> Result<()> {
+    let Some(dir) = dir else {
+        return Ok(());
+    };
+    let note = dir.note(change);
+    let noted = tokio::task::spawn_blocking(note).await;
+    noted
+        .map_err(|error| context.join(error))?
+        .map_err(|error| journal_error(context, error))
+}
+
 /// Where a network's set-up is noted.
 pub(crate) struct NetworkPlace<'a> {
     id: &'a str,
@@ -170,17 +196,32 @@ pub(crate) struct NetworkPlace<'a> {
 }
 
 impl NetworkPlace<'_> {
-    /// Sets the network up. Noted before it begins: a set-up that is given up
-    /// half-way is torn down too.
-    pub(crate) async fn set_up(
-        self,
+    /// Has the network make devices ahead. Noted before it begins: what is given
+    /// up half-way is torn down too.
+    pub(crate) async fn reserve(
+        &mut self,
         network: &Arc<dyn Network>,
         processors: u32,
-    ) -> kata_network::Result<Lease> {
+    ) -> kata_network::Result<Vec<Endpoint>> {
+        let request = self.note(network, processors);
+        network.reserve(&request).await
+    }
+
+    fn note(&mut self, network: &Arc<dyn Network>, processors: u32) -> SetupRequest {
         if !network.leaves_nothing() {
             *self.setup = Some(NetworkSetup(Arc::clone(network)));
         }
-        let request = SetupRequest::new(self.id).processors(processors);
+        SetupRequest::new(self.id).processors(processors)
+    }
+
+    /// Sets the network up. Noted before it begins: a set-up that is given up
+    /// half-way is torn down too.
+    pub(crate) async fn set_up(
+        &mut self,
+        network: &Arc<dyn Network>,
+        processors: u32,
+    ) -> kata_network::Result<Lease> {
+        let request = self.note(network, processors);
         let lease = network.setup(&request).await?;
         if lease.is_empty() {
             *self.setup = None;

@@ -20,7 +20,7 @@ const NAME: usize = 15;
 /// and brings it up. A NIC that is being plugged in is waited for.
 pub(crate) async fn update(wanted: &Interface, limit: Duration) -> Result<Interface, Status> {
     let by = Criterion::of(wanted)?;
-    let new_mac = match wanted.new_hw_addr.as_str() {
+    let new_mac: Option<[u8; 6]> = match wanted.new_hw_addr.as_str() {
         "" => None,
         text => Some(parse_mac(text).ok_or_else(|| no_mac(text))?),
     };
@@ -36,7 +36,12 @@ pub(crate) async fn update(wanted: &Interface, limit: Duration) -> Result<Interf
     };
     check_name(name)?;
     let link = wait_for(limit, || {
-        Ok(link::list()?.into_iter().find(|link| by.matches(link)))
+        let links = link::list()?;
+        // It may have been given the other address before.
+        let changed = |link: &Link| new_mac.is_some() && link.mac == new_mac;
+        let found = links.iter().position(|link| by.matches(link));
+        let found = found.or_else(|| links.iter().position(changed));
+        Ok(found.and_then(|index| links.into_iter().nth(index)))
     })
     .await
     .map_err(internal("look for the interface"))?
