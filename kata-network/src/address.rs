@@ -15,7 +15,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    fn new(text: &str, what: &'static str) -> Self {
+    pub(crate) fn new(text: &str, what: &'static str) -> Self {
         Self {
             text: text.to_owned(),
             what,

@@ -1,9 +1,11 @@
 //! The host's ends of network devices.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::address::MacAddress;
+use crate::pci::PciFunction;
 
 /// The host's end of a network device.
 #[derive(Debug)]
@@ -50,7 +52,8 @@ pub enum Attachment {
     Device(HostDevice),
 }
 
-/// A network device of the host: a physical function or one of its virtual ones.
+/// A network device of the host, handed on for assignment: a physical function
+/// or one of its virtual ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostDevice {
@@ -60,6 +63,9 @@ pub struct HostDevice {
     pub address: String,
     /// The interface that the host's driver made for it.
     pub interface: String,
+    /// The PCI function that it is, or is on; `None` for devices of other buses,
+    /// which no machine can be given.
+    pub pci: Option<PciFunction>,
 }
 
 impl HostDevice {
@@ -74,6 +80,40 @@ impl HostDevice {
             bus: bus.into(),
             address: address.into(),
             interface: interface.into(),
+            pci: None,
         }
+    }
+
+    /// With its PCI function.
+    #[must_use]
+    pub fn pci(mut self, function: PciFunction) -> Self {
+        self.pci = Some(function);
+        self
+    }
+}
+
+impl fmt::Display for HostDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pci {
+            Some(function) => function.fmt(f),
+            None => write!(f, "the {} device {}", self.bus, self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_called_by_its_function_where_it_has_one() {
+        let device = HostDevice::new("virtio", "virtio0", "eth1");
+        assert_eq!(device.to_string(), "the virtio device virtio0");
+        let address = "0000:01:00.0".parse().unwrap();
+        let device = device.pci(PciFunction::physical(address));
+        assert_eq!(device.to_string(), "the physical function 0000:01:00.0");
+        let function = PciFunction::virtual_of("0000:01:10.0".parse().unwrap(), address);
+        let device = device.pci(function).to_string();
+        assert_eq!(device, "the virtual function 0000:01:10.0 of 0000:01:00.0");
     }
 }

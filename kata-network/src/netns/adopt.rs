@@ -1,6 +1,7 @@
 //! From a network namespace to a lease.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Instant;
 
 use super::joined::{Joined, Reserved};
@@ -10,15 +11,19 @@ use crate::endpoint::{Attachment, Endpoint, HostDevice};
 use crate::error::{Error, Result};
 use crate::guest::GuestInterface;
 use crate::lease::{Lease, Phase};
+use crate::pci::PciFunction;
 use crate::rtnl::{Link, Rtnl};
 use crate::scan::Scan;
-use crate::wiring;
+use crate::wiring::{self, WiringModel};
 
 /// Kinds of links that every new namespace has where the host's kernel has the
 /// protocol: nobody set them up.
 const FALLBACKS: [&str; 9] = [
     "ipip", "gre", "gretap", "erspan", "sit", "ip6tnl", "ip6gre", "vti", "vti6",
 ];
+
+/// Devices are the same in all network namespaces: the host's will do.
+const SYSFS: &str = "/sys";
 
 /// Connects what is in the calling thread's namespace, but for what is `joined`
 /// already; what is joined now is noted there. Taps that are `reserved` are
@@ -99,6 +104,14 @@ fn keep_what_leads_to_the_guest(lease: &mut Lease, scan: Scan) {
         .retain(|neighbor| in_guest(&neighbor.interface));
 }
 
+/// The device that a link is, if it is one of hardware.
+fn host_device(link: &Link) -> Option<HostDevice> {
+    let (bus, address) = link.hardware.as_ref().filter(|_| link.kind.is_empty())?;
+    let mut device = HostDevice::new(bus, address, &link.name);
+    device.pci = PciFunction::of(Path::new(SYSFS), bus, address);
+    Some(device)
+}
+
 /// Whether the guest gets that link.
 fn is_wanted(scan: &Scan, link: &Link) -> bool {
     let unused = !link.up && scan.addresses_of(link.index).is_empty();
@@ -123,15 +136,10 @@ fn hardware_address(link: &Link) -> Result<MacAddress> {
 }
 
 fn attach(rtnl: &mut Rtnl, options: &Options, link: &Link, queues: usize) -> Result<Attachment> {
-    match &link.hardware {
-        Some((bus, address)) if link.kind.is_empty() => {
-            let device = HostDevice::new(bus, address, &link.name);
-            Ok(Attachment::Device(device))
-        }
-        _ => {
-            let model = options.wiring_of(&link.name);
-            model.of(link).connect(rtnl, link, queues)
-        }
+    let model = options.wiring_of(&link.name);
+    match (host_device(link), model) {
+        (Some(device), WiringModel::Auto) => Ok(Attachment::Device(device)),
+        _ => model.of(link).connect(rtnl, link, queues),
     }
 }
 
@@ -142,4 +150,31 @@ fn describe(scan: &Scan, link: &Link, device: MacAddress, mac: MacAddress) -> Gu
     interface.addresses = scan.addresses_of(link.index);
     interface.no_arp = link.no_arp;
     interface
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_no_device_of_the_host() {
+        let hardware = Some(("pci".to_owned(), "0000:ff:1f.7".to_owned()));
+        let name = "eth1".to_owned();
+        let mut link = Link {
+            name,
+            hardware,
+            ..Link::default()
+        };
+        let device = host_device(&link).unwrap();
+        assert_eq!(
+            (device.bus.as_str(), device.interface.as_str()),
+            ("pci", "eth1")
+        );
+        assert_eq!(device.pci, None, "there is no such device");
+        // A macvlan may name its parent's.
+        link.kind = "macvlan".to_owned();
+        assert_eq!(host_device(&link), None);
+        link = Link::default();
+        assert_eq!(host_device(&link), None);
+    }
 }

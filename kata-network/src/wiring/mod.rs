@@ -21,8 +21,8 @@ use crate::rtnl::{Link, Rtnl, undo_redirect};
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum WiringModel {
-    /// What fits the link: nothing between a tap or macvtap and the guest,
-    /// filters for everything else.
+    /// What fits the link: nothing between a tap or macvtap and the guest, a
+    /// device of the host handed on as it is, filters for everything else.
     #[default]
     Auto,
     /// A tap beside the link; filters send what comes in through either out

@@ -23,13 +23,14 @@ pub(super) fn device(endpoint: Endpoint, context: &Context) -> Result<NicConfig>
         Attachment::VhostUser { socket, queues } => NicBackend::VhostUser { socket, queues },
         Attachment::Device(device) => {
             let reason = format!(
-                "interface {} is the {} device {}, and no hypervisor of this version takes devices of the host",
-                device.interface, device.bus, device.address
+                "interface {} is {device}, and no hypervisor of this version takes devices of the host",
+                device.interface
             );
             let error = context
                 .error(ErrorKind::Unsupported, reason)
                 .during("network");
-            return Err(error.with_remedy("give the sandbox a macvlan on it instead"));
+            return Err(error
+                .with_remedy("give the sandbox a macvlan on it instead, or name a wiring for it"));
         }
         _ => {
             let reason = "the network gives something that this version does not know";
@@ -43,19 +44,22 @@ pub(super) fn device(endpoint: Endpoint, context: &Context) -> Result<NicConfig>
 
 #[cfg(test)]
 mod tests {
-    use kata_network::{HostDevice, MacAddress};
+    use kata_network::{HostDevice, MacAddress, PciFunction};
 
     use super::*;
 
     #[test]
     fn a_device_of_the_host_is_named_when_it_is_refused() {
+        let address = "0000:01:00.0".parse().unwrap();
         let device = HostDevice::new("pci", "0000:01:00.0", "eth0");
+        let device = device.pci(PciFunction::physical(address));
         let mac = MacAddress::new([2, 0, 0, 0, 0, 1]);
         let endpoint = Endpoint::new(Attachment::Device(device), mac, 1500);
         let context = Context::new("start sandbox", "s");
         let error = devices(vec![endpoint], &context).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("0000:01:00.0"), "{error}");
+        let named = "eth0 is the physical function 0000:01:00.0";
+        assert!(error.to_string().contains(named), "{error}");
     }
 
     #[test]
