@@ -18,6 +18,20 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// Another machine or program has the disk, in a way that does not go together
+    /// with how it was asked for.
+    #[error(
+        "the disk {} is in use{}; stop the machine that has it, unmount it, \
+         or have everybody only read it",
+        path.display(),
+        if *read_only { " and may be written" } else { "" }
+    )]
+    DiskInUse {
+        /// The file or block device.
+        path: PathBuf,
+        /// Whether it was asked for to be only read.
+        read_only: bool,
+    },
     /// The description makes no device.
     #[error("invalid {field}: {reason}")]
     InvalidConfig {

@@ -7,7 +7,7 @@ use crate::config::{Devices, MachineSize, MemorySize, VmConfig};
 use crate::disk::DiskConfig;
 use crate::error::{Error, Result};
 use crate::kernel::{Format, KernelTraits, Known, inspect_initramfs, inspect_kernel};
-use crate::medium::Medium;
+use crate::medium::{Identity, Medium};
 use crate::nic::{Mac, NicConfig};
 
 /// More than any supported machine has.
@@ -180,23 +180,48 @@ fn disks(devices: &Devices) -> Result<()> {
         let reason = format!("{nics} and the {disks} of disks are above {MOST_SPARES}");
         return wrong("spare_nics", reason);
     }
-    for (index, disk) in devices.disks.iter().enumerate() {
+    let mut known: Vec<(Identity, &DiskConfig)> = Vec::new();
+    for disk in &devices.disks {
         self::disk(disk)?;
-        if devices.disks[..index].iter().any(|it| it.id == disk.id) {
-            return wrong("disk", format!("{:?} is there twice", disk.id));
+        let identity = Identity::of(&disk.path).map_err(unusable(disk))?;
+        for (other, it) in &known {
+            if it.id == disk.id {
+                return wrong("disk", format!("{:?} is there twice", disk.id));
+            }
+            // Who only reads shares with others that do.
+            if *other == identity && !(it.read_only && disk.read_only) {
+                return wrong("disk", same(it, disk));
+            }
         }
+        known.push((identity, disk));
     }
     Ok(())
+}
+
+fn same(one: &DiskConfig, other: &DiskConfig) -> String {
+    format!(
+        "{:?} ({}) and {:?} ({}) are the same disk, and one of them may be written; \
+         leave one out, or make both read-only",
+        one.id,
+        one.path.display(),
+        other.id,
+        other.path.display()
+    )
+}
+
+fn unusable(disk: &DiskConfig) -> impl FnOnce(std::io::Error) -> Error {
+    let path = disk.path.clone();
+    |source| Error::File {
+        what: "disk",
+        path,
+        source,
+    }
 }
 
 /// Checks a disk, and says what it is made of; looks at the host.
 pub(crate) fn disk(disk: &DiskConfig) -> Result<Medium> {
     disk.validate()?;
-    Medium::of(&disk.path).map_err(|source| Error::File {
-        what: "disk",
-        path: disk.path.clone(),
-        source,
-    })
+    Medium::of(&disk.path).map_err(unusable(disk))
 }
 
 #[cfg(test)]

@@ -144,6 +144,16 @@ fn disks_that_make_no_sense_are_blamed() {
         blamed(|c| c.devices.disks = vec![one.clone(), one.clone()]),
         "disk"
     );
+    let same = disk("b", file.path());
+    let both = |a: bool, b: bool| {
+        let (mut one, mut same) = (one.clone(), same.clone());
+        (one.read_only, same.read_only) = (a, b);
+        blamed(|c| c.devices.disks = vec![one, same])
+    };
+    assert_eq!(both(true, true), "kernel");
+    for (a, b) in [(true, false), (false, true), (false, false)] {
+        assert_eq!(both(a, b), "disk");
+    }
     let nowhere = disk("b", Path::new("/nowhere"));
     assert_eq!(blamed(|c| c.devices.disks = vec![nowhere]), "disk");
     let nameless = disk("", file.path());

@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use vm_memory::VolatileSlice;
 
 use super::layout::SECTOR;
+use super::lock::{Claim, claim};
 use super::request::Range;
 use crate::{Error, Result, pieces, volatile_io};
 
@@ -30,17 +31,32 @@ impl Disk {
             operation: format!("open the disk {}", path.display()),
             source,
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .open(path)
-            .map_err(failed)?;
-        let kind = file.metadata().map_err(failed)?.file_type();
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(Error::InvalidConfig {
                 field: "path",
                 reason: format!("{} is no file or block device", path.display()),
             });
+        }
+        // A device is known to the kernel by its number, whatever its name: alone
+        // with it is whoever opens it so, file systems that are mounted included.
+        let alone = kind.is_block_device() && !read_only;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .custom_flags(if alone { libc::O_EXCL } else { 0 })
+            .open(path)
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::EBUSY) => in_use(path, read_only),
+                _ => failed(source),
+            })?;
+        match claim(&file, read_only) {
+            Ok(Claim::Ours) => {}
+            Ok(Claim::Taken) => return Err(in_use(path, read_only)),
+            // As QEMU does: a file system without locks has disks all the same.
+            Err(error) => {
+                log::warn!(error:%, path:% = path.display(); "blk: the disk cannot be locked");
+            }
         }
         // Works for block devices too, of which the metadata tells no size.
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -110,6 +126,13 @@ impl Disk {
             at += written as u64;
         }
         Ok(())
+    }
+}
+
+fn in_use(path: &Path, read_only: bool) -> Error {
+    Error::DiskInUse {
+        path: path.to_owned(),
+        read_only,
     }
 }
 

@@ -14,6 +14,12 @@
 //! A flush that is answered put everything answered before onto the disk. A
 //! driver that does not know flushes gets a disk that writes through.
 //!
+//! # Who else may have it
+//! A disk that is written belongs to one machine; one that is only read, to any
+//! number that only read it. Locks say so, the same as QEMU's, so that machines of
+//! QEMU count. A block device that is written is claimed as if it were mounted,
+//! by which name ever it was opened.
+//!
 //! # Guest-controlled
 //! Descriptor chains, headers, sectors and lengths. What is out of range is
 //! answered with an error; a chain that has no place for an answer breaks the
@@ -25,6 +31,7 @@ mod device;
 mod disk;
 mod engine;
 mod layout;
+mod lock;
 mod request;
 mod sequential;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod holes;
+mod sharing;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

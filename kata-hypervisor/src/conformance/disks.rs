@@ -84,6 +84,43 @@ pub async fn a_disk_that_is_attached_is_found_and_goes_again(subject: &Subject) 
     machine.assert_clean().await;
 }
 
+/// A disk that a machine may write is no other machine's, until that machine has
+/// been stopped.
+///
+/// # Panics
+/// When the backend does otherwise.
+pub async fn a_disk_that_is_written_belongs_to_one_machine(subject: &Subject) {
+    let host = Place::new();
+    let written = disk(&host, "written", false);
+    let with_disk = |place: &Place, read_only| {
+        let mut config = place.config(subject);
+        let mut disk = written.clone();
+        disk.read_only = read_only;
+        config.devices.disks.push(disk);
+        config
+    };
+    let place = Place::new();
+    let config = with_disk(&place, false);
+    let Some(machine) = boot(subject, place, config).await else {
+        return;
+    };
+    for read_only in [false, true] {
+        let place = Place::new();
+        let config = with_disk(&place, read_only);
+        let error = match Machine::of(subject, place, config).await {
+            Err(error) => chain(&error),
+            Ok(_) => panic!("two machines have one disk"),
+        };
+        let told = error.contains("in use") || error.contains("lock");
+        assert!(told, "{error}");
+    }
+    machine.assert_clean().await;
+    let place = Place::new();
+    let config = with_disk(&place, false);
+    let next = boot(subject, place, config).await;
+    next.expect("it is free").assert_clean().await;
+}
+
 fn disk(host: &Place, id: &str, read_only: bool) -> DiskConfig {
     let path: PathBuf = host.directory.join(id);
     let mut bytes = format!("disk {id}.").into_bytes();

@@ -42,6 +42,7 @@ pub use dialling::{
 };
 pub use disks::{
     a_disk_is_read_and_written_by_the_guest, a_disk_that_is_attached_is_found_and_goes_again,
+    a_disk_that_is_written_belongs_to_one_machine,
 };
 pub use endings::{
     a_guest_that_ends_itself_is_reported, a_monitor_killed_from_outside_is_a_crash,

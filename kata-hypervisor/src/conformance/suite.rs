@@ -23,6 +23,7 @@ macro_rules! conformance_suite {
             a_disk_is_read_and_written_by_the_guest,
             a_disk_that_is_attached_is_found_and_goes_again,
             a_nic_that_is_attached_is_found_and_goes_again,
+            a_disk_that_is_written_belongs_to_one_machine,
             a_machine_grows_and_shrinks,
             a_backend_that_cannot_work_says_why,
             a_description_that_makes_no_machine_is_refused,

@@ -164,7 +164,11 @@ pub(super) fn node_of(major: i64, minor: i64) -> Option<PathBuf> {
         .find_map(|line| line.strip_prefix("DEVNAME="))?;
     let path = Path::new("/dev").join(name);
     let found = std::fs::metadata(&path).ok()?;
-    found.file_type().is_block_device().then_some(path)
+    // What has the device's name need not be the device.
+    let number = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
+    let (major, minor) = number?;
+    let same = found.rdev() == rustix::fs::makedev(major, minor);
+    (found.file_type().is_block_device() && same).then_some(path)
 }
 
 #[cfg(test)]

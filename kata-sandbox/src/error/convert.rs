@@ -53,6 +53,10 @@ impl Context {
             VmError::Refused { .. } => ErrorKind::NotFound,
             VmError::State { .. } => ErrorKind::InvalidState,
             VmError::Device {
+                source: kata_devices::Error::DiskInUse { .. },
+                ..
+            } => ErrorKind::InvalidState,
+            VmError::Device {
                 source: kata_devices::Error::Host { source, .. },
                 ..
             } => ErrorKind::of_io(source),
