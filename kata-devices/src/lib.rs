@@ -46,5 +46,6 @@ mod rate;
 mod volatile_io;
 
 pub use error::{Error, Result};
+pub use limit::Offences;
 pub use rate::{Rate, RateLimit};
 pub use virtio::{GuestMemory, Interrupt, QueueError, VirtQueue};

@@ -8,7 +8,7 @@ const INTERVAL_MS: u64 = 1000;
 
 /// Counts offences of one kind and says which of them deserve a log line.
 #[derive(Debug)]
-pub(crate) struct Offences {
+pub struct Offences {
     epoch: Instant,
     seen: AtomicU64,
     /// Milliseconds after `epoch` from which the next line may be written.
@@ -27,7 +27,8 @@ impl Default for Offences {
 
 impl Offences {
     /// Counts one. `Some(total)` when it should be logged.
-    pub(crate) fn count(&self) -> Option<u64> {
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
         let total = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.next_line.load(Ordering::Relaxed);
@@ -40,7 +41,8 @@ impl Offences {
     }
 
     /// How many there were.
-    pub(crate) fn total(&self) -> u64 {
+    #[must_use]
+    pub fn total(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
 }

@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kata_devices::balloon::BalloonConfig;
 use kata_devices::fs::FsConfig;
 use kata_devices::vsock::VsockConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskConfig;
 use crate::nic::NicConfig;
+use crate::port::ConsoleConfig;
 
 /// An amount of memory, in bytes.
 #[derive(
@@ -167,4 +169,9 @@ pub struct Devices {
     pub nics: Vec<NicConfig>,
     /// Whether the guest gets an entropy device.
     pub rng: bool,
+    /// A balloon, by which memory is taken from the guest, and by which the guest
+    /// tells of memory that it does not use.
+    pub balloon: Option<BalloonConfig>,
+    /// A console for programs of the guest.
+    pub console: Option<ConsoleConfig>,
 }

@@ -11,6 +11,7 @@
 //!                                        ├─▶ pause()    -> Option<&dyn Pause>
 //!                                        ├─▶ hotplug()  -> Option<&dyn Hotplug>
 //!                                        ├─▶ disks()    -> Option<&dyn DiskPlug>
+//!                                        ├─▶ balloon()  -> Option<&dyn Balloon>
 //!                                        └─▶ snapshot() -> Option<&dyn Snapshot>
 //! ```
 //!
@@ -21,6 +22,7 @@ mod config;
 mod disk;
 mod error;
 mod nic;
+mod port;
 mod probe;
 mod stream;
 mod vm;
@@ -57,11 +59,12 @@ pub use config::{Devices, KernelCommandLine, MachineSize, MemorySize, VmConfig};
 pub use disk::DiskConfig;
 pub use error::{Error, Result};
 pub use nic::{MOST_NIC_QUEUES, NicBackend, NicConfig};
+pub use port::ConsoleConfig;
 pub use probe::{Acceleration, Finding, Probe, Severity};
 pub use stream::{GuestStream, Io};
 pub use vm::{
-    DiskPlug, Features, Hotplug, Hypervisor, NicPlug, Pause, Phase, Snapshot, StopMode, Vm, VmExit,
-    VmUsage,
+    Balloon, BalloonState, DiskPlug, Features, Hotplug, Hypervisor, NicPlug, Pause, Phase,
+    Snapshot, StopMode, Vm, VmExit, VmUsage,
 };
 
 /// The README's example is compiled with the others.

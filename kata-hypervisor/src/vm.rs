@@ -34,6 +34,7 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
             disks: true,
             nics: true,
             snapshot: true,
+            balloon: true,
         }
     }
 
@@ -101,6 +102,11 @@ pub trait Vm: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Taking and giving back of memory, where the machine has a balloon.
+    fn balloon(&self) -> Option<&dyn Balloon> {
+        None
+    }
+
     /// Saving to disk, where the backend can.
     fn snapshot(&self) -> Option<&dyn Snapshot> {
         None
@@ -114,6 +120,7 @@ pub trait Vm: fmt::Debug + Send + Sync {
             disks: self.disks().is_some(),
             nics: self.nics().is_some(),
             snapshot: self.snapshot().is_some(),
+            balloon: self.balloon().is_some(),
         }
     }
 }
@@ -178,6 +185,34 @@ pub trait NicPlug: Send + Sync {
     async fn detach(&self, mac: [u8; 6]) -> Result<()>;
 }
 
+/// Taking of memory from a running guest, and giving it back.
+#[async_trait]
+pub trait Balloon: Send + Sync {
+    /// Asks the guest to give up so much memory in all, in pages of 4096 bytes; less
+    /// than before gives it back. The guest comes to it when it can.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    async fn set_target(&self, memory: crate::MemorySize) -> Result<()>;
+
+    /// How much of the guest's memory the host has back.
+    ///
+    /// # Errors
+    /// When the machine has ended.
+    async fn state(&self) -> Result<BalloonState>;
+}
+
+/// How much of a guest's memory the host has back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BalloonState {
+    /// What the guest says that it has given up.
+    pub given: crate::MemorySize,
+    /// What it has reported as unused since its start, memory that was reported
+    /// again included; it may use it again at any time.
+    pub reported: crate::MemorySize,
+}
+
 /// Saving of a machine to disk.
 #[async_trait]
 pub trait Snapshot: Send + Sync {
@@ -200,6 +235,9 @@ pub struct Features {
     pub nics: bool,
     /// It can be saved to disk.
     pub snapshot: bool,
+    /// Memory can be taken from its guest, and given back.
+    #[serde(default)]
+    pub balloon: bool,
 }
 
 /// How to end a machine.

@@ -2,36 +2,14 @@
 //! runs stock kernels; `make test-nested` provides one.
 #![cfg(all(feature = "kvm", feature = "conformance", target_arch = "x86_64"))]
 
-use std::sync::OnceLock;
+#[path = "payload/stock.rs"]
+mod stock;
 
-use kata_hypervisor::Hypervisor;
-use kata_hypervisor::conformance::{self, Guest, Subject};
+use kata_hypervisor::conformance::{self, Subject};
 use kata_hypervisor::kvm::{CpuModel, Kvm, MemoryBacking};
 
-/// Why this host does not run stock kernels, if it does not.
-fn obstacle() -> Option<String> {
-    static LOOKED: OnceLock<Option<String>> = OnceLock::new();
-    let look = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let probe = runtime.expect("a runtime").block_on(Kvm::new().probe());
-        let findings = probe.findings.iter().map(ToString::to_string);
-        (!probe.is_usable()).then(|| findings.collect::<Vec<_>>().join("; "))
-    };
-    // Tests have a runtime of their own, in which another must not block.
-    let looked = LOOKED.get_or_init(|| std::thread::spawn(look).join().expect("no panic"));
-    looked.clone()
-}
-
-fn subject_of(kvm: Kvm) -> Result<Subject, String> {
-    if let Some(obstacle) = obstacle() {
-        return Err(obstacle);
-    }
-    let guest = Guest::from_environment()?;
-    Ok(Subject::new(kvm, guest).broken(Kvm::new().device("/nonexistent/kvm")))
-}
-
 fn subject() -> Result<Subject, String> {
-    subject_of(Kvm::new())
+    stock::subject(Kvm::new())
 }
 
 kata_hypervisor::conformance_suite!(subject);
@@ -42,7 +20,7 @@ macro_rules! boots {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                match subject_of($kvm) {
+                match stock::subject($kvm) {
                     Ok(subject) => {
                         let subject = subject.vcpus($vcpus);
                         conformance::a_machine_boots_and_is_accounted_for(&subject).await;

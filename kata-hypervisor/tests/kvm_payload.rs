@@ -3,100 +3,17 @@
 #![cfg(all(feature = "kvm", target_arch = "x86_64"))]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "payload/bench.rs"]
+mod bench;
 mod payload;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kata_hypervisor::kvm::{Guests, Kvm};
-use kata_hypervisor::{
-    Devices, DiskConfig, Error, Hypervisor, KernelCommandLine, MachineSize, MemorySize, StopMode,
-    Vm, VmConfig, VmExit,
-};
-use payload::queue::{Device, Ring, WRITE};
-use payload::{DATA, INTERRUPTS, Payload, SERIAL};
-
-const SOON: Duration = Duration::from_secs(60);
-/// Where the first virtio device is, and its line.
-const FIRST: Device = Device(0xd000_0000);
-const FIRST_LINE: u32 = 5;
-
-/// A KVM for guests of our own; `None`, aloud, where there is none.
-async fn kvm() -> Option<Kvm> {
-    let kvm = Kvm::new().guests(Guests::Any);
-    let probe = kvm.probe().await;
-    if probe.is_usable() {
-        return Some(kvm);
-    }
-    let findings: Vec<_> = probe.findings.iter().map(ToString::to_string).collect();
-    eprintln!("skipped: {}", findings.join("; "));
-    None
-}
-
-/// A directory for one machine, and what runs in it.
-struct Bench {
-    kvm: Kvm,
-    directory: tempfile::TempDir,
-    devices: Devices,
-    vcpus: u32,
-}
-
-impl Bench {
-    async fn new() -> Option<Self> {
-        Some(Self {
-            kvm: kvm().await?,
-            directory: tempfile::tempdir().unwrap(),
-            devices: Devices::default(),
-            vcpus: 1,
-        })
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    async fn create(&self, payload: &Payload) -> Box<dyn Vm> {
-        let memory = MemorySize::mib(32);
-        let config = VmConfig {
-            id: "payload".to_owned(),
-            run_dir: self.path().to_owned(),
-            size: MachineSize {
-                vcpus: self.vcpus,
-                max_vcpus: self.vcpus,
-                memory,
-                max_memory: memory,
-            },
-            kernel: payload.build(self.path()),
-            initramfs: None,
-            command_line: KernelCommandLine::new(),
-            devices: self.devices.clone(),
-            cgroup: Vec::new(),
-            start_deadline: SOON,
-        };
-        self.kvm.create(config).await.unwrap()
-    }
-
-    async fn start(&self, payload: &Payload) -> Box<dyn Vm> {
-        let vm = self.create(payload).await;
-        vm.start().await.unwrap();
-        vm
-    }
-
-    /// Runs to the end that the guest chooses; what it said, and how it ended.
-    async fn run(&self, payload: &Payload) -> (Vec<u8>, VmExit) {
-        let vm = self.start(payload).await;
-        let exit = ending(&*vm).await;
-        (vm.console_tail(), exit)
-    }
-}
-
-async fn ending(vm: &dyn Vm) -> VmExit {
-    let waited = tokio::time::timeout(SOON, vm.wait()).await;
-    waited
-        .unwrap_or_else(|_| panic!("it goes on, having said {:?}", vm.console_tail()))
-        .unwrap()
-}
+use bench::{Bench, SOON};
+use kata_hypervisor::{Error, StopMode, VmExit};
+use payload::{DATA, Payload, SERIAL};
 
 #[tokio::test]
 async fn a_guest_speaks_and_resets_its_machine() {
@@ -169,92 +86,6 @@ async fn ports_and_addresses_that_nobody_has_read_as_ones() {
         .reset();
     let (said, _) = bench.run(&payload).await;
     assert_eq!(said, [0xff, 0xff, 0xff, 0xff, 0xff, 0x60]);
-}
-
-#[tokio::test]
-async fn entropy_comes_through_a_queue_and_its_interrupt_too() {
-    let Some(mut bench) = Bench::new().await else {
-        return;
-    };
-    bench.devices.rng = true;
-    let (ring, buffer) = (
-        Ring {
-            queue: 0,
-            page: DATA,
-        },
-        DATA + 0x1000,
-    );
-    let payload = Payload::default().data(buffer, [0; 64]);
-    let payload = ring.with_chains(payload, &[&[(buffer, 64, WRITE)]]);
-    let payload = payload.data(INTERRUPTS, [0; 4]).interrupts_from(FIRST_LINE);
-    let payload = FIRST.start(payload, &[ring]);
-    let payload = FIRST
-        .kick(payload, ring)
-        .wait_for(INTERRUPTS, 1)
-        .wait_for(ring.used_index(), 1)
-        .show(buffer, 64)
-        .reset();
-    let (said, exit) = bench.run(&payload).await;
-    assert_eq!((said.len(), exit), (64, VmExit::Reset));
-    assert!(
-        said.iter().filter(|&&byte| byte == 0).count() < 16,
-        "{said:?}"
-    );
-}
-
-#[tokio::test]
-async fn a_disk_is_read_and_written() {
-    let Some(mut bench) = Bench::new().await else {
-        return;
-    };
-    let path = bench.path().join("disk");
-    let content: Vec<u8> = (b'a'..=b'h').flat_map(|letter| [letter; 512]).collect();
-    fs::write(&path, &content).unwrap();
-    bench.devices.disks.push(DiskConfig {
-        id: "d".to_owned(),
-        path: path.clone(),
-        read_only: false,
-    });
-    let (ring, base) = (
-        Ring {
-            queue: 0,
-            page: DATA,
-        },
-        DATA + 0x1000,
-    );
-    let request =
-        |kind: u32, sector: u64| [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
-    let (read, write, into, from, status) =
-        (base, base + 0x100, base + 0x200, base + 0x400, base + 0x600);
-    let payload = Payload::default()
-        .data(read, request(0, 1))
-        .data(write, request(1, 2))
-        .data(into, [0; 512])
-        .data(from, [b'X'; 512])
-        .data(status, [0xff; 2]);
-    let payload = ring.with_chains(
-        payload,
-        &[
-            &[(read, 16, 0), (into, 512, WRITE), (status, 1, WRITE)],
-            &[(write, 16, 0), (from, 512, 0), (status + 1, 1, WRITE)],
-        ],
-    );
-    let payload = FIRST.start(payload, &[ring]);
-    let payload = FIRST
-        .kick(payload, ring)
-        .wait_for(ring.used_index(), 2)
-        .show(status, 2)
-        .show(into, 512)
-        .reset();
-    let (said, _) = bench.run(&payload).await;
-    assert_eq!(said[..2], [0, 0], "both went well");
-    assert_eq!(said[2..], [b'b'; 512]);
-    let written = fs::read(path).unwrap();
-    assert_eq!(written[1024..1536], [b'X'; 512]);
-    assert_eq!(
-        (&written[..1024], &written[1536..]),
-        (&content[..1024], &content[1536..])
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

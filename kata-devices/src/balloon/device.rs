@@ -9,7 +9,7 @@ use vm_memory::GuestAddress;
 
 use super::config::BalloonConfig;
 use super::handle::{Balloon, PAGE, Shared};
-use super::release::release;
+use super::release::{page_size, release};
 use super::stats::{BalloonStats, MAX_BYTES};
 use crate::epoll::{Epoll, Readiness};
 use crate::limit::Offences;
@@ -86,6 +86,8 @@ impl Inflatable {
             .add(&handle.shared.changed, HANDLE, EventFlags::IN)
             .map_err(Error::host("watch a balloon's target"))?;
         let roles = roles(offered);
+        // The device's thread may be confined when it wants to know.
+        let _ = page_size();
         Ok(Self {
             epoll: Arc::clone(epoll),
             shared: Arc::clone(&handle.shared),

@@ -61,7 +61,9 @@ fn release_in(
     Ok(length)
 }
 
-fn page_size() -> u64 {
+/// Bytes of the host's ordinary pages. The first answer comes from a file, and all
+/// further ones from memory: a thread that may open no file must not be the first.
+pub(super) fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 

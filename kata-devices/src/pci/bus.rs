@@ -39,6 +39,8 @@ pub trait BarListener: Send + Sync {
 pub struct PciBus {
     functions: RwLock<Vec<Option<Arc<dyn PciFunction>>>>,
     ports: Mutex<ConfigPorts>,
+    /// Held while a function may move, so that listeners hear of moves in order.
+    moving: Mutex<()>,
     listener: Option<Arc<dyn BarListener>>,
 }
 
@@ -58,6 +60,7 @@ impl PciBus {
         Self {
             functions: RwLock::new(functions),
             ports: Mutex::default(),
+            moving: Mutex::default(),
             listener,
         }
     }
@@ -163,6 +166,7 @@ impl PciBus {
         let Some((slot, function)) = self.function(address) else {
             return;
         };
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let from = function.bar();
         function.write_config(usize::from(address.register), data);
         let to = function.bar();

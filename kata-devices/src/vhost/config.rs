@@ -11,6 +11,9 @@ use crate::net::MacAddress;
 use crate::virtio::{DeviceKind, MAX_SIZE, ThreadStart, VirtioDevice};
 use crate::{Error, Result};
 
+/// Where a card's configuration space has the MTU (virtio 1.2 §5.1.4).
+const MTU_AT: usize = 10;
+
 /// Queues of usual size.
 const QUEUE_SIZE: u16 = 256;
 
@@ -77,6 +80,17 @@ impl VhostUserConfig {
         ];
         config.features = unserved.iter().fold(u64::MAX, |all, bit| all & !(1 << bit));
         config
+    }
+
+    /// A card that tells the guest the largest packet it may send, in bytes without
+    /// the Ethernet header (`VIRTIO_NET_F_MTU`).
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: u16) -> Self {
+        if let (DeviceKind::NET, ConfigSource::Own(space)) = (self.kind, &mut self.config) {
+            space[MTU_AT..MTU_AT + 2].copy_from_slice(&mtu.to_le_bytes());
+            self.features |= 1 << virtio_net::VIRTIO_NET_F_MTU;
+        }
+        self
     }
 
     /// A shared file system that the guest mounts by `tag`.

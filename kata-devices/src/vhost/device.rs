@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS};
 use virtio_queue::QueueT;
 
 use super::link::Link;
@@ -70,10 +70,11 @@ impl<L: Link> Offloaded<L> {
     }
 }
 
-/// Features of what the configuration space alone tells: a card's address and link.
+/// Features of what the configuration space alone tells: a card's address, link and
+/// MTU.
 fn unserved(kind: DeviceKind) -> u64 {
     match kind {
-        DeviceKind::NET => 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS,
+        DeviceKind::NET => 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS | 1 << VIRTIO_NET_F_MTU,
         _ => 0,
     }
 }

@@ -27,6 +27,9 @@ pub struct VhostNetConfig {
     pub tap: Tap,
     /// The card's address.
     pub mac: MacAddress,
+    /// The largest packet that the guest may send, in bytes without the Ethernet
+    /// header; the guest is told if it is said.
+    pub mtu: Option<u16>,
 }
 
 impl VhostNetConfig {
@@ -39,9 +42,14 @@ impl VhostNetConfig {
         let failed = || Error::host("open /dev/vhost-net; is the module vhost_net loaded?");
         let net = Net::new(memory).map_err(|error| failed()(io::Error::other(error)))?;
         let link = VhostKernelNet::new(net, tap).map_err(failed())?;
-        let offered = crate::net::offered_without_control();
+        let mut offered = crate::net::offered_without_control();
+        if self.mtu.is_some() {
+            offered |= 1 << virtio_net::VIRTIO_NET_F_MTU;
+        }
         let mut space = self.mac.0.to_vec();
-        space.extend([1, 0, 1, 0, 0, 0]);
+        // The link is up, and there is one pair.
+        space.extend([1, 0, 1, 0]);
+        space.extend(self.mtu.unwrap_or(0).to_le_bytes());
         let sizes = vec![256, 256];
         let device = Offloaded::new(link, DeviceKind::NET, sizes, offered, space);
         Ok(Box::new(device))

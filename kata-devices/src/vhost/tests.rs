@@ -138,6 +138,7 @@ fn the_kernel_moves_frames_of_a_tap() {
         let config = VhostNetConfig {
             tap,
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            mtu: Some(1400),
         };
         let arena = Arena::new();
         let device = match config.device(std::sync::Arc::clone(arena.memory())) {

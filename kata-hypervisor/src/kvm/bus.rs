@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kata_devices::pci::PciBus;
+
 use super::ending::GuestEvent;
 
 /// A device behind ports. Registers are a byte wide unless it says otherwise.
@@ -34,6 +36,8 @@ type Port = Mutex<Box<dyn PortDevice>>;
 pub(super) struct Bus {
     ports: Vec<(Range<u16>, Port)>,
     addresses: Vec<(Range<u64>, Arc<dyn MmioDevice>)>,
+    /// Functions, whose addresses the guest chooses.
+    pci: Option<Arc<PciBus>>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -43,6 +47,7 @@ impl std::fmt::Debug for Bus {
         f.debug_struct("Bus")
             .field("ports", &ports)
             .field("addresses", &addresses)
+            .field("pci", &self.pci)
             .finish()
     }
 }
@@ -56,6 +61,11 @@ impl Bus {
     /// Puts a device behind `addresses`, which no other device has.
     pub(super) fn add_mmio(&mut self, addresses: Range<u64>, device: Arc<dyn MmioDevice>) {
         self.addresses.push((addresses, device));
+    }
+
+    /// Puts a PCI bus behind all addresses that nobody else has.
+    pub(super) fn set_pci(&mut self, bus: Arc<PciBus>) {
+        self.pci = Some(bus);
     }
 
     /// The guest reads a port.
@@ -82,7 +92,12 @@ impl Bus {
     pub(super) fn read_mmio(&self, address: u64, data: &mut [u8]) {
         match self.mmio(address) {
             Some((offset, device)) => device.read(offset, data),
-            None => data.fill(0xff),
+            None => {
+                let read = |pci: &Arc<PciBus>| pci.read_memory(address, data);
+                if !self.pci.as_ref().is_some_and(read) {
+                    data.fill(0xff);
+                }
+            }
         }
     }
 
@@ -90,6 +105,9 @@ impl Bus {
     pub(super) fn write_mmio(&self, address: u64, data: &[u8]) {
         if let Some((offset, device)) = self.mmio(address) {
             device.write(offset, data);
+        } else if let Some(pci) = &self.pci {
+            // Nobody is there: lost, as on a board.
+            let _ = pci.write_memory(address, data);
         }
     }
 

@@ -57,18 +57,58 @@ const RESET: &[libc::c_long] = &[
 /// `KVM_GET_DEVICE_ATTR`.
 const KVM_REQUESTS: &[u64] = &[0xae80, 0x8090_ae81, 0xaead, 0x4018_aee1, 0x4018_aee2];
 
+/// What it asks of KVM when a driver moves the BARs of functions or chooses their
+/// messages: `KVM_IOEVENTFD`, `KVM_SET_GSI_ROUTING`.
+const PCI_REQUESTS: &[u64] = &[0x4040_ae79, 0x4008_ae6a];
+
+/// What it does when a driver starts a device whose queues somebody else serves:
+/// messages to a back end of vhost-user.
+const HAND_OVER: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_recvmsg, libc::SYS_sendmsg];
+
+/// The same for the host's kernel: `VHOST_SET_FEATURES`, `_MEM_TABLE`,
+/// `_VRING_NUM`, `_VRING_ADDR`, `_VRING_BASE`, `VHOST_GET_VRING_BASE`,
+/// `VHOST_SET_VRING_KICK`, `_VRING_CALL`, `VHOST_NET_SET_BACKEND`.
+const VHOST_REQUESTS: &[u64] = &[
+    0x4008_af00,
+    0x4008_af03,
+    0x4008_af10,
+    0x4028_af11,
+    0x4008_af12,
+    0xc008_af12,
+    0x4008_af20,
+    0x4008_af21,
+    0x4008_af30,
+];
+
+/// What processors of a machine must do beside running the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Duties {
+    /// Keep doorbells and interrupts where the guest puts those of functions.
+    pub(super) moves_functions: bool,
+    /// Hand queues over to those who serve them.
+    pub(super) hands_queues_over: bool,
+}
+
 /// A filter of system calls, ready to be applied.
 #[derive(Debug)]
 pub(super) struct Filter(BpfProgram);
 
 impl Filter {
-    /// For the thread of a processor.
-    pub(super) fn vcpu() -> Result<Self> {
+    /// For the thread of a processor with these duties.
+    pub(super) fn vcpu(duties: Duties) -> Result<Self> {
         let mut rules = allow(COMMON.iter().chain(ACTIVATION).chain(RESET));
         // A driver that starts a network device chooses its offloads, and one
         // that resets it lets go of its queues.
         let of_taps = [libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
-        let requests = KVM_REQUESTS.iter().copied().chain(of_taps);
+        let mut requests: Vec<u64> = KVM_REQUESTS.iter().copied().chain(of_taps).collect();
+        if duties.moves_functions {
+            requests.extend(PCI_REQUESTS);
+        }
+        if duties.hands_queues_over {
+            rules.extend(allow(HAND_OVER.iter()));
+            requests.extend(VHOST_REQUESTS);
+        }
+        let requests = requests.into_iter();
         let requests = requests.map(|request| only(1, request));
         rules.push((libc::SYS_ioctl, requests.collect()));
         // Kicks of the other processors, and of nobody else's.
@@ -198,6 +238,11 @@ fn rule(argument: u8, operation: SeccompCmpOp, value: u64) -> SeccompRule {
 mod tests {
     use super::*;
 
+    const ALL: Duties = Duties {
+        moves_functions: true,
+        hands_queues_over: true,
+    };
+
     /// What `deed` gives on a thread that is confined.
     fn confined<T: Send + 'static>(filter: Filter, deed: impl FnOnce() -> T + Send + 'static) -> T {
         let thread = std::thread::spawn(move || {
@@ -213,7 +258,7 @@ mod tests {
 
     #[test]
     fn neither_files_nor_programs_nor_sockets_are_for_a_processor() {
-        let (file, program, socket) = confined(Filter::vcpu().unwrap(), || {
+        let (file, program, socket) = confined(Filter::vcpu(ALL).unwrap(), || {
             (
                 refused(std::fs::File::open("/etc/passwd")),
                 refused(std::process::Command::new("/bin/true").spawn()),
@@ -251,7 +296,7 @@ mod tests {
 
     #[test]
     fn memory_and_locks_still_work() {
-        let sum = confined(Filter::vcpu().unwrap(), || {
+        let sum = confined(Filter::vcpu(ALL).unwrap(), || {
             let large: Vec<u8> = vec![1; 8 << 20];
             let lock = std::sync::Mutex::new(large);
             lock.lock()

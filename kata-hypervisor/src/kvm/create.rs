@@ -4,14 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kata_devices::balloon::Balloon;
 use kata_devices::virtio::ThreadStart;
-use kata_devices::virtio::mmio::MmioTransport;
 use kvm_ioctls::{Kvm as Device, VmFd};
 
 use super::arch::{self, Description};
 use super::bus::Bus;
-use super::confine::Filter;
-use super::devices::{self, Named, Place};
+use super::confine::{Duties, Filter};
+use super::devices::{self, Maker, Named, Topology, Transport};
 use super::guest::Guest;
 use super::keeper::Machine;
 use super::memory::Memory;
@@ -78,19 +78,23 @@ impl Builder<'_> {
         self.phase("make chips", || arch::make_chips(guest.vm()))?;
         let console = Arc::new(Tail::new(CONSOLE_TAIL));
         let mut bus = Bus::default();
-        let places = self.phase("make devices", || {
+        let Devices {
+            topology,
+            transports,
+            balloon,
+            duties,
+        } = self.phase("make devices", || {
             arch::add_legacy(guest.vm(), &console, &mut bus)?;
             self.devices(&guest, &mut bus)
         })?;
-        let (places, transports) = places;
         let description = describe(kernel);
-        let command_line = self.command_line(description, &places)?;
+        let command_line = self.command_line(description, &topology)?;
         let plan = arch::Plan {
             config: self.config,
             format: kernel.format,
             description,
             command_line: &command_line,
-            devices: &places,
+            topology: &topology,
         };
         let entry = self.phase("load kernel", || plan.carry_out(guest.memory().guest()))?;
         let control = Arc::new(Control::new(self.vcpu_count()));
@@ -98,7 +102,7 @@ impl Builder<'_> {
             control,
             bus: Arc::new(bus),
             console,
-            filter: Arc::new(Filter::vcpu()?),
+            filter: Arc::new(Filter::vcpu(duties)?),
             id: self.config.id.as_str().into(),
         };
         let vcpus = self.phase("make processors", || {
@@ -112,7 +116,8 @@ impl Builder<'_> {
             vcpus,
             wiring,
             transports,
-            guest: Arc::new(guest),
+            balloon,
+            guest,
         })
     }
 
@@ -153,13 +158,13 @@ impl Builder<'_> {
         Ok((device, vm))
     }
 
-    fn guest(&self, vm: VmFd) -> Result<Guest> {
+    fn guest(&self, vm: VmFd) -> Result<Arc<Guest>> {
         let size = self.config.size.memory;
         let memory = Memory::new(size, &arch::memory_ranges(size), self.settings)?;
-        Guest::new(vm, memory)
+        Guest::new(vm, memory).map(Arc::new)
     }
 
-    fn devices(&self, guest: &Guest, bus: &mut Bus) -> Result<Devices> {
+    fn devices(&self, guest: &Arc<Guest>, bus: &mut Bus) -> Result<Devices> {
         let filter = Arc::new(Filter::device()?);
         let start = ThreadStart::new(move |name| {
             // The file server opens files by name: that is what it is for.
@@ -169,27 +174,29 @@ impl Builder<'_> {
                 filter.apply()
             }
         });
-        let made = devices::make(&self.config.devices, &start)?;
-        if made.len() > arch::MOST_DEVICES {
-            let reason = format!("{} are more than {}", made.len(), arch::MOST_DEVICES);
-            return Err(Error::InvalidConfig {
-                field: "devices",
-                reason,
-            });
-        }
-        let places = arch::places(made.len());
-        let mut transports = Vec::with_capacity(made.len());
-        let memory = guest.memory().guest();
-        for ((name, device), &place) in made.into_iter().zip(&places) {
-            let transport = devices::wire(device, place, guest.vm(), memory, bus)?;
-            transports.push((name, transport));
-        }
-        Ok((places, transports))
+        let maker = Maker {
+            settings: self.settings,
+            memory: guest.memory().guest(),
+            start: &start,
+        };
+        let made = maker.make(&self.config.devices)?;
+        let topology = Topology::of(made.devices.len(), self.settings.transports)?;
+        let duties = Duties {
+            moves_functions: topology == Topology::Pci,
+            hands_queues_over: made.served_elsewhere,
+        };
+        let transports = devices::wire(made.devices, &topology, guest, bus)?;
+        Ok(Devices {
+            topology,
+            transports,
+            balloon: made.balloon,
+            duties,
+        })
     }
 
-    fn command_line(&self, description: Description, places: &[Place]) -> Result<String> {
+    fn command_line(&self, description: Description, topology: &Topology) -> Result<String> {
         let mut words = Words::new(&self.config.command_line);
-        arch::words(&mut words, description, places);
+        arch::words(&mut words, description, topology);
         let line = words.into_line();
         validate::command_line(&line, &RULES)?;
         Ok(line)
@@ -200,8 +207,13 @@ impl Builder<'_> {
     }
 }
 
-/// Where the devices are, and what is there.
-type Devices = (Vec<Place>, Vec<Named<Arc<MmioTransport>>>);
+/// How the guest finds the devices, what is there, and what it takes.
+struct Devices {
+    topology: Topology,
+    transports: Vec<Named<Arc<dyn Transport>>>,
+    balloon: Option<Balloon>,
+    duties: Duties,
+}
 
 fn describe(kernel: KernelTraits) -> Description {
     if kernel.finds_announced_devices {

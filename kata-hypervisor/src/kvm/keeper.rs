@@ -7,10 +7,10 @@
 
 use std::sync::{Arc, Weak};
 
-use kata_devices::virtio::mmio::MmioTransport;
+use kata_devices::balloon::Balloon;
 use tokio::sync::watch;
 
-use super::devices::Named;
+use super::devices::{Named, Transport};
 use super::guest::Guest;
 use super::vcpu::{Vcpus, Wiring};
 use crate::error::{Error, Result};
@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 pub(super) struct Machine {
     pub(super) vcpus: Vcpus,
     pub(super) wiring: Wiring,
-    pub(super) transports: Vec<Named<Arc<MmioTransport>>>,
+    pub(super) transports: Vec<Named<Arc<dyn Transport>>>,
+    pub(super) balloon: Option<Balloon>,
     pub(super) guest: Arc<Guest>,
 }
 
@@ -29,7 +30,7 @@ pub(super) struct Machine {
 /// the machine has not ended.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) transports: Vec<Named<Weak<MmioTransport>>>,
+    pub(super) transports: Vec<Named<Weak<dyn Transport>>>,
     pub(super) guest: Weak<Guest>,
     release: watch::Receiver<Release>,
 }
@@ -70,6 +71,7 @@ impl Machine {
             vcpus,
             wiring,
             transports,
+            balloon: _,
             guest,
         } = self;
         vcpus.join();

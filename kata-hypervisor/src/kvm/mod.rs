@@ -13,9 +13,10 @@
 //!                                            bus: ports, MMIO ◀─ exits
 //! ```
 //!
-//! The machine has no firmware and no PCI: its kernel is entered directly, and
-//! its devices are virtio-mmio. A kernel that finds them on its command line
-//! needs no tables; another one finds them by ACPI, and has a power button.
+//! The machine has no firmware: its kernel is entered directly. Its devices are
+//! virtio-mmio, or virtio-pci where that is asked for or lines do not suffice. A
+//! kernel that finds registers by its command line needs no tables; another one
+//! finds them by ACPI, and has a power button.
 //! `docs/kvm.md` has the machine's layout and the threat model.
 //!
 //! # Confinement
@@ -56,7 +57,7 @@ use crate::probe::Probe;
 use crate::vm::{Features, Hypervisor, Vm};
 
 use settings::Settings;
-pub use settings::{CpuModel, Guests, MemoryBacking, Nesting, PageSize};
+pub use settings::{CpuModel, Guests, MemoryBacking, Nesting, PageSize, Transports};
 
 /// The backend's name in errors.
 const NAME: &str = "kvm";
@@ -138,6 +139,22 @@ impl Kvm {
         self
     }
 
+    /// Whether the host's kernel moves the frames of cards over taps of one queue
+    /// (`/dev/vhost-net`), where it can. Faster, and the kernel reads the guest's
+    /// rings. Off unless told: a thread of this process does it.
+    #[must_use]
+    pub fn vhost_net(mut self, wanted: bool) -> Self {
+        self.settings.vhost_net = wanted;
+        self
+    }
+
+    /// How guests find their devices: in memory, or on a PCI bus.
+    #[must_use]
+    pub fn transports(mut self, transports: Transports) -> Self {
+        self.settings.transports = transports;
+        self
+    }
+
     /// Binds virtual processor *n* to the *n*-th of these processors of the
     /// host, and begins anew after the last. An empty list binds none.
     #[must_use]
@@ -170,6 +187,7 @@ impl Hypervisor for Kvm {
     fn offers(&self) -> Features {
         Features {
             pause: true,
+            balloon: true,
             ..Features::default()
         }
     }

@@ -64,6 +64,22 @@ pub enum MemoryBacking {
     Private,
 }
 
+/// How guests find their devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transports {
+    /// As registers in memory (virtio-mmio) while there are enough interrupt lines,
+    /// else on a PCI bus.
+    #[default]
+    Auto,
+    /// As registers in memory: the shortest way to a running guest, for at most 18
+    /// devices.
+    Mmio,
+    /// On a PCI bus (virtio-pci), with an interrupt per queue, for at most 31
+    /// devices.
+    Pci,
+}
+
 /// All of it.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -74,6 +90,8 @@ pub(super) struct Settings {
     pub(super) page_size: PageSize,
     pub(super) backing: MemoryBacking,
     pub(super) prefault: bool,
+    pub(super) transports: Transports,
+    pub(super) vhost_net: bool,
     pub(super) pins: Vec<usize>,
 }
 
@@ -87,6 +105,8 @@ impl Default for Settings {
             page_size: PageSize::default(),
             backing: MemoryBacking::default(),
             prefault: false,
+            transports: Transports::default(),
+            vhost_net: false,
             pins: Vec::new(),
         }
     }

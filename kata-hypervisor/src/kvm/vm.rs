@@ -11,22 +11,23 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kata_devices::virtio::mmio::MmioTransport;
+use kata_devices::balloon::Balloon as Hand;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
+use super::NAME;
 use super::arch::Counter;
-use super::devices::Named;
+use super::devices::{Named, Transport};
 use super::keeper::{Kept, Machine};
 use super::usage;
 use super::vcpu::Control;
-use crate::config::VmConfig;
+use crate::config::{MemorySize, VmConfig};
 use crate::console::Tail;
 use crate::error::{Error, Result};
 use crate::handshake;
 use crate::stream::GuestStream;
 use crate::timeline::Timeline;
-use crate::vm::{Pause, Phase, StopMode, Vm, VmExit, VmUsage};
+use crate::vm::{Balloon, BalloonState, Pause, Phase, StopMode, Vm, VmExit, VmUsage};
 
 /// How long a processor may take to leave the guest, and a device to end.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(30);
@@ -41,6 +42,7 @@ pub(super) struct KvmVm {
     control: Arc<Control>,
     console: Arc<Tail>,
     timeline: Timeline,
+    balloon: Option<Hand>,
     kept: Kept,
     /// Held by whoever changes it to the end of what it does, even if the caller
     /// has gone away meanwhile.
@@ -64,6 +66,7 @@ impl KvmVm {
             control: Arc::clone(&machine.wiring.control),
             console: Arc::clone(&machine.wiring.console),
             timeline,
+            balloon: machine.balloon.clone(),
             state: Arc::new(Mutex::new(State::Created)),
             kept: machine.keep()?,
         })
@@ -129,16 +132,17 @@ impl KvmVm {
         &self,
         verb: &'static str,
         mut state: OwnedMutexGuard<State>,
-        deed: impl Fn(&MmioTransport) -> io::Result<()> + Send + 'static,
+        deed: impl Fn(&dyn Transport) -> io::Result<()> + Send + 'static,
         after: impl FnOnce(&mut State) + Send + 'static,
     ) -> Result<()> {
-        let there =
-            |(name, transport): &Named<Weak<_>>| Some((Arc::clone(name), transport.upgrade()?));
-        let transports: Vec<Named<Arc<MmioTransport>>> =
+        let there = |(name, transport): &Named<Weak<dyn Transport>>| {
+            Some((Arc::clone(name), transport.upgrade()?))
+        };
+        let transports: Vec<Named<Arc<dyn Transport>>> =
             self.kept.transports.iter().filter_map(there).collect();
         let job = tokio::task::spawn_blocking(move || {
             for (name, transport) in &transports {
-                deed(transport).map_err(|source| Error::Host {
+                deed(&**transport).map_err(|source| Error::Host {
                     operation: format!("{verb} the {name} device"),
                     source,
                 })?;
@@ -278,6 +282,40 @@ impl Vm for KvmVm {
     fn pause(&self) -> Option<&dyn Pause> {
         Some(self)
     }
+
+    fn balloon(&self) -> Option<&dyn Balloon> {
+        self.balloon.as_ref().map(|_| self as &dyn Balloon)
+    }
+}
+
+impl KvmVm {
+    /// The hand on the balloon of a machine that has not ended.
+    fn hand(&self, operation: &'static str) -> Result<&Hand> {
+        if let Some(error) = self.ended_error(operation) {
+            return Err(error);
+        }
+        self.balloon.as_ref().ok_or(Error::Unsupported {
+            backend: NAME,
+            operation: "a balloon in a machine that was made without one",
+        })
+    }
+}
+
+#[async_trait]
+impl Balloon for KvmVm {
+    async fn set_target(&self, memory: MemorySize) -> Result<()> {
+        let hand = self.hand("inflating its balloon")?;
+        hand.set_target(memory.as_bytes());
+        Ok(())
+    }
+
+    async fn state(&self) -> Result<BalloonState> {
+        let hand = self.hand("asking after its balloon")?;
+        Ok(BalloonState {
+            given: MemorySize::bytes(hand.actual()),
+            reported: MemorySize::bytes(hand.reported()),
+        })
+    }
 }
 
 #[async_trait]
@@ -302,7 +340,7 @@ impl Pause for KvmVm {
         let counter = self.counter("pausing")?;
         *state = State::Pausing(counter);
         let after = move |state: &mut State| *state = State::Paused(counter);
-        self.each_device("pause", state, MmioTransport::pause, after)
+        self.each_device("pause", state, |device| device.pause(), after)
             .await
     }
 
@@ -323,7 +361,7 @@ impl Pause for KvmVm {
             control.release(counter.return_to(guest.vm()));
             *state = State::Running;
         };
-        self.each_device("resume", state, MmioTransport::resume, after)
+        self.each_device("resume", state, |device| device.resume(), after)
             .await
     }
 }

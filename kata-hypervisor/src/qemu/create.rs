@@ -95,6 +95,12 @@ fn control_groups(procs: &[PathBuf]) -> Result<Vec<OwnedFd>> {
 async fn check(config: VmConfig, known: Arc<Known>) -> Result<(VmConfig, KernelTraits)> {
     let checked = tokio::task::spawn_blocking(move || {
         let kernel = validate::validate(&config, &known, &RULES)?;
+        if config.devices.balloon.is_some() {
+            return unsupported("memory balloons");
+        }
+        if config.devices.console.is_some() {
+            return unsupported("consoles beside the kernel's");
+        }
         Ok((config, kernel))
     });
     checked.await.unwrap_or_else(|error| {
@@ -102,6 +108,13 @@ async fn check(config: VmConfig, known: Arc<Known>) -> Result<(VmConfig, KernelT
             operation: "check the configuration".to_owned(),
             source: io::Error::other(error),
         })
+    })
+}
+
+fn unsupported<T>(operation: &'static str) -> Result<T> {
+    Err(Error::Unsupported {
+        backend: NAME,
+        operation,
     })
 }
 

@@ -62,7 +62,7 @@ use crate::config::VmConfig;
 use crate::error::Result;
 use crate::kernel::Known;
 use crate::probe::{Acceleration, Probe};
-use crate::vm::{Hypervisor, Vm};
+use crate::vm::{Features, Hypervisor, Vm};
 
 pub use version::Version;
 
@@ -164,6 +164,17 @@ impl Hypervisor for Qemu {
         match self.facts().await {
             Ok(facts) => facts.probe.clone(),
             Err(probe) => probe,
+        }
+    }
+
+    fn offers(&self) -> Features {
+        Features {
+            pause: true,
+            hotplug: true,
+            disks: true,
+            nics: true,
+            snapshot: true,
+            balloon: false,
         }
     }
 

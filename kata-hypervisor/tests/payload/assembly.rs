@@ -35,7 +35,7 @@ impl Code {
     }
 }
 
-const STEPS: usize = 11;
+const STEPS: usize = 17;
 
 /// The whole program: code, jump table, descriptor tables.
 pub(crate) fn program() -> Vec<u8> {
@@ -102,6 +102,31 @@ fn write_steps(code: &mut Code, next: u32) -> [u32; STEPS] {
         vec![0xf3, 0x0f, 0xb8, 0xc0], // popcnt eax, eax
         vec![0x0f, 0x0b],             // ud2
         vec![0xfa, 0xf4],             // cli; hlt
+        // lodsd; mov edi, eax; lodsd; mov [edi], ax
+        vec![0xad, 0x89, 0xc7, 0xad, 0x66, 0x89, 0x07],
+        // lodsd; mov edi, eax; lodsd; mov [edi], al
+        vec![0xad, 0x89, 0xc7, 0xad, 0x88, 0x07],
+        // lodsd; mov edi, eax; lodsd; mov ebx, eax; mov edx, [ebx]; mov [edi], edx
+        // mov edx, [ebx + 4]; mov [edi + 4], edx
+        vec![
+            0xad, 0x89, 0xc7, 0xad, 0x89, 0xc3, 0x8b, 0x13, 0x89, 0x17, 0x8b, 0x53, 4, 0x89, 0x57,
+            4,
+        ],
+        // lodsd; mov edx, eax; lodsd; out dx, eax
+        vec![0xad, 0x89, 0xc2, 0xad, 0xef],
+        // lodsd; mov edx, eax; in eax, dx; mov ebx, eax; mov ecx, 4
+        // again: mov al, bl; out dx, al; shr ebx, 8; dec ecx; jnz again
+        [
+            &[0xad, 0x89, 0xc2, 0xed, 0x89, 0xc3, 0xb9, 4, 0, 0, 0][..],
+            &console,
+            &[0x88, 0xd8, 0xee, 0xc1, 0xeb, 8, 0x49, 0x75, 0xf7],
+        ]
+        .concat(),
+        // lodsd; mov edi, eax; lodsd; mov ebx, eax; again: mov edx, [edi]
+        // cmp edx, ebx; jne again
+        vec![
+            0xad, 0x89, 0xc7, 0xad, 0x89, 0xc3, 0x8b, 0x17, 0x39, 0xda, 0x75, 0xfa,
+        ],
     ];
     bodies.map(|body| {
         let at = code.here();

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod assembly;
+pub(crate) mod pci;
 pub(crate) mod queue;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,12 @@ enum Step {
     Popcnt,
     Fault,
     Halt,
+    Write16,
+    Write8,
+    Copy64,
+    Out32,
+    In32,
+    Await32,
 }
 
 /// A guest that is put together.
@@ -65,6 +72,31 @@ impl Payload {
         self.step(Step::Write32, &[at, value])
     }
 
+    /// Writes a half-word.
+    pub(crate) fn write16(self, at: u32, value: u16) -> Self {
+        self.step(Step::Write16, &[at, value.into()])
+    }
+
+    /// Writes a byte.
+    pub(crate) fn write8(self, at: u32, value: u8) -> Self {
+        self.step(Step::Write8, &[at, value.into()])
+    }
+
+    /// Copies eight bytes of memory.
+    pub(crate) fn copy(self, from: u32, to: u32) -> Self {
+        self.step(Step::Copy64, &[to, from])
+    }
+
+    /// Writes a word to a port.
+    pub(crate) fn out_word(self, port: u16, value: u32) -> Self {
+        self.step(Step::Out32, &[port.into(), value])
+    }
+
+    /// Reads a word from a port and writes it to the console.
+    pub(crate) fn input_word(self, port: u16) -> Self {
+        self.step(Step::In32, &[port.into()])
+    }
+
     /// Reads a word and writes it to the console.
     pub(crate) fn show_word(self, at: u32) -> Self {
         self.step(Step::Show32, &[at])
@@ -73,6 +105,11 @@ impl Payload {
     /// Waits until the half-word there is this.
     pub(crate) fn wait_for(self, at: u32, value: u16) -> Self {
         self.step(Step::Await16, &[at, value.into()])
+    }
+
+    /// Waits until the word there is this.
+    pub(crate) fn wait_for_word(self, at: u32, value: u32) -> Self {
+        self.step(Step::Await32, &[at, value])
     }
 
     /// Writes memory to the console.
@@ -98,16 +135,22 @@ impl Payload {
     /// Takes interrupts of this line of the I/O APIC, and counts them.
     pub(crate) fn interrupts_from(self, line: u32) -> Self {
         const IO_APIC: u32 = 0xfec0_0000;
-        const LOCAL_APIC: u32 = 0xfee0_0000;
         let entry = 0x10 + 2 * line;
-        // The old PC's own controllers are silent.
-        let silenced = self.out(0x21, 0xff).out(0xa1, 0xff);
-        silenced
-            .write(LOCAL_APIC + 0xf0, 0x1ff)
-            .write(IO_APIC, entry + 1)
+        self.write(IO_APIC, entry + 1)
             .write(IO_APIC + 0x10, 0)
             .write(IO_APIC, entry)
             .write(IO_APIC + 0x10, assembly::VECTOR.into())
+            .interrupts()
+    }
+
+    /// Takes interrupts, and counts them.
+    pub(crate) fn interrupts(self) -> Self {
+        const LOCAL_APIC: u32 = 0xfee0_0000;
+        // The old PC's own controllers are silent.
+        self.data(INTERRUPTS, [0; 4])
+            .out(0x21, 0xff)
+            .out(0xa1, 0xff)
+            .write(LOCAL_APIC + 0xf0, 0x1ff)
             .step(Step::Interrupts, &[])
     }
 

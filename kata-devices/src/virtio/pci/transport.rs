@@ -1,7 +1,7 @@
 //! The device behind the function.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::capabilities::Layout;
@@ -31,6 +31,9 @@ pub struct PciTransport {
     state: Mutex<State>,
     msix: Arc<MsixTable>,
     config_vector: Arc<AtomicU32>,
+    /// Where the BAR is, zero for nowhere: for those who look for the function of an
+    /// address, and must not wait for what it does.
+    bar: AtomicU64,
 }
 
 struct State {
@@ -85,6 +88,7 @@ impl PciTransport {
             }),
             msix: Arc::new(MsixTable::new(vectors, router)),
             config_vector: Arc::new(AtomicU32::new(u32::from(NO_VECTOR))),
+            bar: AtomicU64::new(0),
         })
     }
 
@@ -162,6 +166,11 @@ impl PciTransport {
             msix: Arc::clone(&self.msix),
             vector: Arc::clone(&self.config_vector),
         })
+    }
+
+    fn note_bar(&self, layout: &Layout) {
+        let bar = layout.space.bar(0).unwrap_or(0);
+        self.bar.store(bar, Ordering::Release);
     }
 
     /// A vector of the function, or none.
@@ -317,6 +326,7 @@ impl PciFunction for PciTransport {
         state.layout.space.write(at, data);
         let control = u16::from_le_bytes(state.layout.space.get(state.layout.msix_control));
         self.msix.set_control(control);
+        self.note_bar(&state.layout);
         if at == state.layout.window + WINDOW_DATA
             && let Some((offset, width)) = Self::windowed(&state.layout)
             && let Some(register) = decode(offset, width)
@@ -327,7 +337,8 @@ impl PciFunction for PciTransport {
     }
 
     fn bar(&self) -> Option<u64> {
-        self.lock().layout.space.bar(0)
+        let bar = self.bar.load(Ordering::Acquire);
+        (bar != 0).then_some(bar)
     }
 
     fn bar_size(&self) -> u64 {

@@ -2,11 +2,14 @@
 //!
 //! Hardware-reduced: no event registers, no interrupt of ACPI's own. What there
 //! is: processors, the I/O APIC, a register that switches off, one that resets,
-//! the console, a panic notifier, and the virtio devices.
+//! the console, a panic notifier, and the virtio devices: each of them by itself,
+//! or the PCI bus on which they are found.
+
+use kata_devices::pci::ConfigPorts;
 
 use super::aml;
 use super::layout;
-use crate::kvm::devices::Place;
+use crate::kvm::devices::{Place, Topology};
 use crate::kvm::legacy::{RESET_OFFSET, RESET_VALUE, SLEEP_TYPE_OFF};
 
 /// Flags of the fixed description: caches work, no fixed buttons, the reset
@@ -20,12 +23,17 @@ const ALIGNMENT: usize = 16;
 const ROOT_LENGTH: usize = 36;
 
 /// All tables, to be put at [`layout::ACPI_TABLES`]; the root pointer is first.
-pub(super) fn tables(vcpus: u8, devices: &[Place]) -> Vec<u8> {
+pub(super) fn tables(vcpus: u8, topology: &Topology) -> Vec<u8> {
     let mut tables = Tables::default();
-    let dsdt = tables.add(definition_block(devices));
-    let fixed = tables.add(fixed_description(dsdt));
-    let controllers = tables.add(interrupt_controllers(vcpus));
-    let entries = [fixed.to_le_bytes(), controllers.to_le_bytes()].concat();
+    let dsdt = tables.add(definition_block(topology));
+    let mut listed = vec![
+        tables.add(fixed_description(dsdt)),
+        tables.add(interrupt_controllers(vcpus)),
+    ];
+    if *topology == Topology::Pci {
+        listed.push(tables.add(configuration_window()));
+    }
+    let entries: Vec<u8> = listed.into_iter().flat_map(u64::to_le_bytes).collect();
     let root = tables.add(table(*b"XSDT", 1, &entries));
     tables.finish(root)
 }
@@ -132,8 +140,20 @@ fn interrupt_controllers(vcpus: u8) -> Vec<u8> {
     table(*b"APIC", 5, &content)
 }
 
-fn definition_block(devices: &[Place]) -> Vec<u8> {
-    let mut system: Vec<u8> = devices.iter().zip(0..).flat_map(virtio).collect();
+/// Where the configuration space of bus 0 is (PCI Firmware 3.3 §4.1.2).
+fn configuration_window() -> Vec<u8> {
+    let mut content = vec![0; 8];
+    content.extend(layout::PCI_CONFIG.start.to_le_bytes());
+    // Segment, first and last bus.
+    content.extend([0; 8]);
+    table(*b"MCFG", 1, &content)
+}
+
+fn definition_block(topology: &Topology) -> Vec<u8> {
+    let mut system: Vec<u8> = match topology {
+        Topology::Mmio(places) => places.iter().zip(0..).flat_map(virtio).collect(),
+        Topology::Pci => [host_bridge(), window_owner()].concat(),
+    };
     system.extend(serial());
     system.extend(panic_notifier());
     let off = vec![aml::integer(SLEEP_TYPE_OFF.into()), aml::integer(0)];
@@ -159,6 +179,43 @@ fn virtio((place, number): (&Place, u32)) -> Vec<u8> {
         aml::name("_CRS", &aml::resources(&taken)),
     ];
     aml::device(&format!("V{number:03}"), &content.concat())
+}
+
+/// The bus, what of the address space is its own, and that it has no lines.
+fn host_bridge() -> Vec<u8> {
+    let memory = layout::PCI_MEMORY;
+    let end = memory.end - 1;
+    let low = |address: u64| u32::try_from(address).expect("it is below 4 GiB");
+    let taken = [
+        aml::buses(0, 0),
+        aml::ports(ConfigPorts::BASE, 8),
+        aml::memory_window(low(memory.start), low(end)),
+    ];
+    let content = [
+        aml::name("_HID", &aml::identifier(*b"PNP", 0x0a08)),
+        aml::name("_CID", &aml::identifier(*b"PNP", 0x0a03)),
+        aml::name("_UID", &aml::integer(0)),
+        aml::name("_SEG", &aml::integer(0)),
+        aml::name("_BBN", &aml::integer(0)),
+        aml::name("_CCA", &aml::integer(1)),
+        aml::name("_CRS", &aml::resources(&taken)),
+    ];
+    aml::device("PCI0", &content.concat())
+}
+
+/// A part of the board: it has the window of configuration space.
+fn window_owner() -> Vec<u8> {
+    let window = layout::PCI_CONFIG;
+    let low = |address: u64| u32::try_from(address).expect("it is below 4 GiB");
+    let taken = [aml::memory(
+        low(window.start),
+        low(window.end - window.start),
+    )];
+    let content = [
+        aml::name("_HID", &aml::identifier(*b"PNP", 0x0c02)),
+        aml::name("_CRS", &aml::resources(&taken)),
+    ];
+    aml::device("MBRD", &content.concat())
 }
 
 fn serial() -> Vec<u8> {
@@ -213,19 +270,43 @@ mod tests {
             address: 0xd000_0000,
             line: 5,
         };
-        let all = tables(2, &[place]);
-        assert_eq!(&all[..8], b"RSD PTR ");
-        assert_eq!((sum(&all[..20]), sum(&all[..36])), (0, 0));
-        let root = at(&all, u64_at(&all, 24));
-        assert_eq!(&root[..4], b"XSDT");
-        let fixed = at(&all, u64_at(root, 36));
-        assert_eq!((&fixed[..4], fixed.len()), (&b"FACP"[..], fadt::LENGTH));
-        let controllers = at(&all, u64_at(root, 44));
-        assert_eq!(&controllers[..4], b"APIC");
-        let block = at(&all, u64_at(fixed, fadt::DSDT));
-        assert_eq!(&block[..4], b"DSDT");
-        let names = |name: &[u8]| block.windows(name.len()).any(|window| window == name);
-        assert!(names(b"LNRO0005") && names(b"_S5_") && names(b"QEMU0001"));
-        assert!(layout::ACPI_TABLES + all.len() as u64 <= layout::MP_TABLE);
+        let mmio = (
+            Topology::Mmio(vec![place]),
+            &[b"FACP", b"APIC"][..],
+            &b"LNRO0005"[..],
+        );
+        let pci = (
+            Topology::Pci,
+            &[b"FACP", b"APIC", b"MCFG"][..],
+            &b"\x41\xd0\x0a\x08"[..],
+        );
+        for (topology, signatures, device) in [mmio, pci] {
+            let all = tables(2, &topology);
+            assert_eq!(&all[..8], b"RSD PTR ");
+            assert_eq!((sum(&all[..20]), sum(&all[..36])), (0, 0));
+            let root = at(&all, u64_at(&all, 24));
+            assert_eq!(&root[..4], b"XSDT");
+            assert_eq!(root.len(), 36 + 8 * signatures.len());
+            for (index, signature) in signatures.iter().enumerate() {
+                let table = at(&all, u64_at(root, 36 + 8 * index));
+                assert_eq!(&table[..4], *signature);
+            }
+            let fixed = at(&all, u64_at(root, 36));
+            assert_eq!(fixed.len(), fadt::LENGTH);
+            let block = at(&all, u64_at(fixed, fadt::DSDT));
+            assert_eq!(&block[..4], b"DSDT");
+            let names = |name: &[u8]| block.windows(name.len()).any(|window| window == name);
+            assert!(names(device) && names(b"_S5_") && names(b"QEMU0001"));
+            assert!(layout::ACPI_TABLES + all.len() as u64 <= layout::MP_TABLE);
+        }
+    }
+
+    #[test]
+    fn the_window_is_that_of_one_bus() {
+        let window = configuration_window();
+        assert_eq!(window.len(), 60);
+        assert_eq!(u64_at(&window, 44), layout::PCI_CONFIG.start);
+        let one_bus = kata_devices::pci::SLOTS as u64 * 8 * 4096;
+        assert_eq!(layout::PCI_CONFIG.end - layout::PCI_CONFIG.start, one_bus);
     }
 }

@@ -15,7 +15,7 @@ use super::{Description, acpi, layout, mptable};
 use crate::config::VmConfig;
 use crate::error::{Error, Result};
 use crate::kernel::Format;
-use crate::kvm::devices::Place;
+use crate::kvm::devices::Topology;
 
 /// Kernels are told where the initramfs is in 32 bits, of which old ones take 31.
 const INITRAMFS_END: u64 = 2 << 30;
@@ -32,8 +32,8 @@ pub(in crate::kvm) struct Plan<'a> {
     pub(in crate::kvm) description: Description,
     /// What it is told.
     pub(in crate::kvm) command_line: &'a str,
-    /// Where its devices are.
-    pub(in crate::kvm) devices: &'a [Place],
+    /// How its devices are found.
+    pub(in crate::kvm) topology: &'a Topology,
 }
 
 impl Plan<'_> {
@@ -56,9 +56,19 @@ impl Plan<'_> {
             initramfs,
             memory: self.config.size.memory,
             acpi,
+            reserved: self.reserved(),
         };
         parameters.write(&loaded, memory).map_err(unwritable)?;
         Ok(loaded.entry)
+    }
+
+    /// Kernels use the window of configuration space only where it is reserved.
+    fn reserved(&self) -> Vec<Range<u64>> {
+        let mut reserved = vec![layout::TABLES];
+        if *self.topology == Topology::Pci {
+            reserved.push(layout::PCI_CONFIG);
+        }
+        reserved
     }
 
     fn kernel(&self, memory: &GuestMemory) -> Result<Loaded> {
@@ -99,7 +109,7 @@ impl Plan<'_> {
                 Ok(None)
             }
             Description::Acpi => {
-                let tables = acpi::tables(vcpus, self.devices);
+                let tables = acpi::tables(vcpus, self.topology);
                 memory.write_slice(&tables, GuestAddress(layout::ACPI_TABLES))?;
                 Ok(Some(layout::ACPI_TABLES))
             }

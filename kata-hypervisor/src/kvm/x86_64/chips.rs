@@ -1,9 +1,13 @@
 //! The chips that KVM emulates: interrupt controllers and the interval timer.
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_PIT_SPEAKER_DUMMY, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1 as Target,
+    kvm_irq_routing_irqchip, kvm_pit_config,
+};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::layout;
+use super::layout::{self, PIC_LINES};
 use crate::error::{Error, Result};
 
 /// Entries of the local vector table, and what is put there.
@@ -32,6 +36,28 @@ pub(super) fn make(vm: &VmFd) -> Result<()> {
         ..kvm_pit_config::default()
     };
     vm.create_pit2(config).map_err(failed("interval timer"))
+}
+
+/// The first interrupt source of KVM that is no line: messages begin there.
+pub(in crate::kvm) const FIRST_MESSAGE: u32 = layout::IRQ_LINES;
+
+/// The routes of the chips' lines, as KVM sets them when it makes the chips: the
+/// old PC's controllers and the I/O APIC share the first sixteen.
+pub(in crate::kvm) fn line_routes() -> Vec<kvm_irq_routing_entry> {
+    let to_chip = |gsi, chip, pin| {
+        let irqchip = kvm_irq_routing_irqchip { irqchip: chip, pin };
+        kvm_irq_routing_entry {
+            gsi,
+            type_: KVM_IRQ_ROUTING_IRQCHIP,
+            u: Target { irqchip },
+            ..kvm_irq_routing_entry::default()
+        }
+    };
+    let first = (0..PIC_LINES).map(|line| to_chip(line, KVM_IRQCHIP_PIC_MASTER, line));
+    let second = (0..PIC_LINES).map(|line| to_chip(PIC_LINES + line, KVM_IRQCHIP_PIC_SLAVE, line));
+    let both = first.chain(second);
+    let new = (0..layout::IRQ_LINES).map(|line| to_chip(line, KVM_IRQCHIP_IOAPIC, line));
+    both.chain(new).collect()
 }
 
 /// Connects a processor's local controller as the MP table says.

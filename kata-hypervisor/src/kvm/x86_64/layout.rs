@@ -5,8 +5,9 @@
 //!   0x0_6000  PVH start info, modules, memory map         0xe_0000  ACPI tables
 //!   0x0_7000  boot parameters ("zero page")               0xf_0000  MP table
 //!   0x0_9000  page tables of the first instruction        1 MiB     memory, kernel
-//!   0x2_0000  command line                                3 GiB     nothing
+//!   0x2_0000  command line                                3 GiB     BARs
 //!   0x9_fc00  end of low memory                           3.25 GiB  virtio-mmio
+//!                                                         3.5 GiB   PCI configuration
 //!                                                         4 GiB     memory
 //! ```
 
@@ -34,6 +35,10 @@ pub(super) const MP_TABLE: u64 = 0xf_0000;
 pub(super) const HIGH_START: u64 = 0x10_0000;
 /// The gap between the memory below 4 GiB and that above.
 const GAP: Range<u64> = 3 << 30..4 << 30;
+/// Where BARs of PCI functions may be.
+pub(in crate::kvm) const PCI_MEMORY: Range<u64> = 0xc000_0000..0xd000_0000;
+/// The configuration space of the functions of one bus, for kernels with ACPI.
+pub(super) const PCI_CONFIG: Range<u64> = 0xe000_0000..0xe010_0000;
 /// Registers of virtio devices.
 pub(super) const VIRTIO_MMIO: u64 = 0xd000_0000;
 pub(super) const IO_APIC: u32 = 0xfec0_0000;
@@ -42,6 +47,8 @@ pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 pub(super) const IDENTITY_MAP: u64 = 0xfffb_c000;
 pub(super) const TASK_STATE: usize = 0xfffb_d000;
 
+/// Lines of each of the old PC's two controllers.
+pub(super) const PIC_LINES: u32 = 8;
 /// Interrupt lines of the I/O APIC.
 pub(super) const IRQ_LINES: u32 = 24;
 /// The console's, as on every PC.
@@ -85,7 +92,7 @@ pub(super) fn usable(size: MemorySize) -> Vec<Range<u64>> {
 }
 
 /// What of it holds tables.
-pub(super) const RESERVED: Range<u64> = ACPI_TABLES..HIGH_START;
+pub(super) const TABLES: Range<u64> = ACPI_TABLES..HIGH_START;
 
 #[cfg(test)]
 mod tests {
@@ -104,7 +111,7 @@ mod tests {
         assert!(
             usable
                 .iter()
-                .all(|part| part.start >= RESERVED.end || part.end <= RESERVED.start)
+                .all(|part| part.start >= TABLES.end || part.end <= TABLES.start)
         );
     }
 }

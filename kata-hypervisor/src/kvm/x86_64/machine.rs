@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kata_devices::pci::{ConfigPorts as PortsOfPci, PciBus};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::entry::Entry;
@@ -10,15 +11,15 @@ use crate::config::MemorySize;
 use crate::console::Tail;
 use crate::error::{Error, Result};
 use crate::kvm::bus::Bus;
-use crate::kvm::devices::{IrqLine, Place};
+use crate::kvm::devices::{ConfigPorts, ConfigWindow, Irq, Place};
 use crate::kvm::legacy::{I8042, PanicNotifier, PowerManagement, Rtc, Uart};
 use crate::kvm::settings::Settings;
 
 /// The most processors: their numbers have eight bits, of which one value means
 /// all, and one is the I/O APIC's.
 pub(in crate::kvm) const MOST_VCPUS: u32 = 254;
-/// The most virtio devices: each has an interrupt line of its own.
-pub(in crate::kvm) const MOST_DEVICES: usize = layout::VIRTIO_IRQS.len();
+/// The most virtio-mmio devices: each has an interrupt line of its own.
+pub(in crate::kvm) const MOST_MMIO_DEVICES: usize = layout::VIRTIO_IRQS.len();
 
 /// Makes the chips that KVM emulates. Before the processors.
 pub(in crate::kvm) fn make_chips(vm: &VmFd) -> Result<()> {
@@ -30,7 +31,7 @@ pub(in crate::kvm) fn memory_ranges(size: MemorySize) -> Vec<(vm_memory::GuestAd
     layout::memory(size)
 }
 
-/// Where so many virtio devices are.
+/// Where so many virtio-mmio devices are.
 pub(in crate::kvm) fn places(count: usize) -> Vec<Place> {
     let addresses = (layout::VIRTIO_MMIO..).step_by(0x1000);
     let places = layout::VIRTIO_IRQS.into_iter().zip(addresses);
@@ -40,9 +41,19 @@ pub(in crate::kvm) fn places(count: usize) -> Vec<Place> {
         .collect()
 }
 
+/// Puts a PCI bus behind its ports, its window and the addresses of its functions.
+pub(in crate::kvm) fn add_pci(pci: &Arc<PciBus>, bus: &mut Bus) {
+    let first = PortsOfPci::BASE;
+    let ports = first..first + PortsOfPci::LEN;
+    bus.add_port(ports, ConfigPorts(Arc::clone(pci)));
+    let window = Arc::new(ConfigWindow(Arc::clone(pci)));
+    bus.add_mmio(layout::PCI_CONFIG, window);
+    bus.set_pci(Arc::clone(pci));
+}
+
 /// Puts the devices of an old PC on the bus.
 pub(in crate::kvm) fn add_legacy(vm: &VmFd, console: &Arc<Tail>, bus: &mut Bus) -> Result<()> {
-    let line = IrqLine::new(vm, layout::SERIAL_IRQ)?;
+    let line = Irq::new(vm, layout::SERIAL_IRQ)?;
     bus.add_port(layout::SERIAL_PORTS, Uart::new(line, Arc::clone(console)));
     bus.add_port(layout::KEYBOARD_PORTS, I8042);
     bus.add_port(layout::CLOCK_PORTS, Rtc::default());

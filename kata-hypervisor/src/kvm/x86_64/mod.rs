@@ -15,12 +15,15 @@ mod tsc;
 
 use kvm_ioctls::{Cap, VcpuFd};
 
-use super::devices::Place;
+use super::devices::{Place, Topology};
 use crate::kernel::{Format, Words};
 
 pub(super) use boot::Plan;
+pub(super) use chips::{FIRST_MESSAGE, line_routes};
+pub(super) use layout::PCI_MEMORY;
 pub(super) use machine::{
-    MOST_DEVICES, MOST_VCPUS, add_legacy, make_chips, make_vcpus, memory_ranges, places,
+    MOST_MMIO_DEVICES, MOST_VCPUS, add_legacy, add_pci, make_chips, make_vcpus, memory_ranges,
+    places,
 };
 pub(super) use tsc::{Counter, stand_still};
 
@@ -53,20 +56,23 @@ pub(super) enum Description {
 }
 
 /// What a kernel must be told.
-pub(super) fn words(words: &mut Words<'_>, description: Description, devices: &[Place]) {
+pub(super) fn words(words: &mut Words<'_>, description: Description, topology: &Topology) {
     // A kernel that panics ends the machine instead of keeping it.
     words.default("panic", "panic=-1");
     words.default("console", "console=ttyS0");
-    // There is no PCI, and nobody needs to look for it.
-    words.default("pci", "pci=off");
+    if let Topology::Mmio(_) = topology {
+        // There is no PCI, and nobody needs to look for it.
+        words.default("pci", "pci=off");
+    }
     if description == Description::CommandLine {
         words.default("acpi", "acpi=off");
         // The keyboard controller's reset line ends the machine at once.
         words.default("reboot", "reboot=k");
-        for device in devices {
-            // Every device has a word of the same key.
-            let Place { address, line } = device;
-            words.always(format!("virtio_mmio.device=4K@{address:#x}:{line}"));
+        if let Topology::Mmio(places) = topology {
+            for Place { address, line } in places {
+                // Every device has a word of the same key.
+                words.always(format!("virtio_mmio.device=4K@{address:#x}:{line}"));
+            }
         }
     }
     for absent in ["i8042.noaux", "i8042.nomux", "i8042.dumbkbd"] {

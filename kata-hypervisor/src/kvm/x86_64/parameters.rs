@@ -41,6 +41,8 @@ pub(super) struct Parameters {
     pub(super) memory: MemorySize,
     /// Where the first ACPI table is.
     pub(super) acpi: Option<u64>,
+    /// What of the address space is neither memory nor free for devices.
+    pub(super) reserved: Vec<Range<u64>>,
 }
 
 impl Parameters {
@@ -65,7 +67,8 @@ impl Parameters {
     fn map(&self) -> impl Iterator<Item = (Range<u64>, u32)> {
         let usable = layout::usable(self.memory).into_iter();
         let usable = usable.map(|range| (range, RAM));
-        usable.chain([(layout::RESERVED, RESERVED)])
+        let reserved = self.reserved.iter().cloned();
+        usable.chain(reserved.map(|range| (range, RESERVED)))
     }
 
     fn write_pvh(&self, memory: &GuestMemory) -> Result<(), Error> {
