@@ -16,7 +16,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::Containers;
 use super::container::{Container, Process};
-use crate::process::{Context as _, Field as _, Task, refuse};
+use crate::process::{Context as _, Field as _, Task, refuse, signal};
 use crate::stdio::WindowSize;
 
 /// How long a status that was given can be asked for again: the connection may
@@ -115,13 +115,14 @@ impl Containers {
         })
     }
 
-    /// Stops a container's processes where they are.
+    /// Stops a container's processes where they are; its first one need not have
+    /// been started.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it has stopped, or is paused.
     pub(crate) async fn pause(&self, request: PauseContainerRequest) -> Result<(), Status> {
         let container = self.find(&request.container_id)?;
-        container.must_run()?;
+        container.must_be_live()?;
         container.paused.set(true);
         container
             .cgroup
@@ -264,11 +265,6 @@ impl Container {
         let minded = mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:");
         minded & 1 << (signal.as_raw() - 1) == 0
     }
-}
-
-/// A signal by its number, real-time ones too.
-fn signal(number: i32) -> Option<Signal> {
-    Signal::from_named_raw(number)
 }
 
 async fn forget(container: Weak<Container>, process: Weak<Process>, exec_id: String) {

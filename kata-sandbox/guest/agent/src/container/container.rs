@@ -137,15 +137,13 @@ impl Container {
         })
     }
 
-    /// That it can be given work.
+    /// That it is there and its processes may go on: it is created or running.
     ///
     /// # Errors
-    /// `FAILED_PRECONDITION` unless it is running.
-    pub(super) fn must_run(&self) -> Result<(), Status> {
+    /// `FAILED_PRECONDITION` when it has stopped, or is paused.
+    pub(super) fn must_be_live(&self) -> Result<(), Status> {
         let state = if self.init.child.exited().is_some() {
             "has stopped"
-        } else if !self.started.get() {
-            "is not started"
         } else if self.paused.get() {
             "is paused"
         } else {

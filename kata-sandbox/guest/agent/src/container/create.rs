@@ -165,14 +165,18 @@ impl Containers {
     /// Lets a container's process become its program.
     ///
     /// # Errors
-    /// When it was started before, or its program cannot be run: `NOT_FOUND` if
-    /// there is none, `PERMISSION_DENIED` if it is no program for it. The
-    /// container has stopped then.
+    /// When it was started before or is paused, or its program cannot be run:
+    /// `NOT_FOUND` if there is none, `PERMISSION_DENIED` if it is no program for
+    /// it. The container has stopped then.
     pub(crate) async fn start(
         self: &Rc<Self>,
         request: StartContainerRequest,
     ) -> Result<StartedProcess, Status> {
         let container = self.find(&request.container_id)?;
+        if container.paused.get() {
+            // It would be waited for until somebody else let it go on.
+            container.must_be_live()?;
+        }
         let control = container.control.borrow_mut().take().ok_or_else(|| {
             let message = format!("container {:?} was started before", request.container_id);
             Status::new(Code::FailedPrecondition, message)

@@ -30,25 +30,34 @@ use crate::seccomp::Filter;
 use crate::stdio::{ChildEnds, Plan, Ports, WindowSize};
 
 impl Containers {
-    /// Runs a further process in a running container.
+    /// Runs a further process in a container, whose program need not have been
+    /// started.
     ///
     /// # Errors
-    /// When the id is taken, the container does not run, or the program cannot
-    /// be run: `NOT_FOUND` if there is none, `PERMISSION_DENIED` if it is no
-    /// program for that user.
+    /// When the id is taken, the container has stopped or is paused, or the
+    /// program cannot be run: `NOT_FOUND` if there is none, `PERMISSION_DENIED`
+    /// if it is no program for that user. And when it could trace, before the
+    /// start: the copy that waits for it still has all of the agent's privileges.
     pub(crate) async fn exec(
         self: &Rc<Self>,
         request: ExecProcessRequest,
     ) -> Result<StartedProcess, Status> {
         let container = self.find(&request.container_id)?;
         check_id(&request.exec_id)?;
-        container.must_run()?;
+        container.must_be_live()?;
         let process = request
             .process
             .as_ref()
             .ok_or_else(|| refuse("the request has no process"))?;
         let names = request.string_user.as_ref();
         let mut task = Task::new(process, names, &container.blueprint.linux)?;
+        if task.privileges.may_trace() && !container.started.get() {
+            let message = format!(
+                "container {:?} is not started: until then it runs no process with CAP_SYS_PTRACE",
+                request.container_id
+            );
+            return Err(Status::new(Code::FailedPrecondition, message));
+        }
         let ports = Ports {
             stdin: request.stdin_port,
             stdout: request.stdout_port,

@@ -27,6 +27,7 @@ mod orphans;
 mod program;
 mod reaper;
 mod schedule;
+mod signal;
 mod user;
 
 pub(crate) use become_user::Privileges;
@@ -40,4 +41,5 @@ pub(crate) use orphans::wait_for_orphans;
 pub(crate) use program::Program;
 pub(crate) use reaper::{Child, Exit, watch};
 pub(crate) use schedule::{Affinity, Scheduling};
+pub(crate) use signal::signal;
 pub(crate) use user::{Account, Wanted};

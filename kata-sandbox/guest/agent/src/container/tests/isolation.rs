@@ -1,5 +1,6 @@
 //! What a container's processes can see and do.
 
+use kata_protocol::agent::linux_syscall::ErrnoRet;
 use kata_protocol::agent::{
     Hook, Hooks, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxResources, LinuxSeccomp,
     LinuxSyscall, LinuxTimeOffset, PosixRlimit, StringUser, User,
@@ -244,6 +245,29 @@ as_init!(
                 b"refused\n"
             );
             machine.remove("c").await.unwrap();
+        }
+    }
+);
+
+as_init!(
+    a_program_is_found_behind_a_profile_older_than_the_way_to_look,
+    |machine: Machine| async move {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            let mut request = machine.request("c", "");
+            let spec = request.oci.as_mut().unwrap();
+            spec.process.as_mut().unwrap().args = ["echo", "found"].map(String::from).to_vec();
+            spec.linux.as_mut().unwrap().seccomp = Some(LinuxSeccomp {
+                default_action: "SCMP_ACT_ALLOW".into(),
+                syscalls: vec![LinuxSyscall {
+                    names: vec!["faccessat2".into()],
+                    action: "SCMP_ACT_ERRNO".into(),
+                    errno_ret: Some(ErrnoRet::Errnoret(errno.unsigned_abs())),
+                    ..LinuxSyscall::default()
+                }],
+                ..LinuxSeccomp::default()
+            });
+            let (output, status) = machine.run(request).await;
+            assert_eq!((output.as_str(), status), ("found\n", 0), "{errno}");
         }
     }
 );

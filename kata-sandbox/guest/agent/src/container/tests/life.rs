@@ -1,8 +1,8 @@
 //! Creating, running, signalling, pausing, removing.
 
 use kata_protocol::agent::{
-    ListProcessesRequest, PauseContainerRequest, ReadStreamRequest, ResumeContainerRequest,
-    SignalProcessRequest, StatsContainerRequest,
+    LinuxCapabilities, ListProcessesRequest, PauseContainerRequest, ReadStreamRequest,
+    ResumeContainerRequest, SignalProcessRequest, StatsContainerRequest,
 };
 use kata_protocol::ttrpc::Code;
 
@@ -301,6 +301,43 @@ as_init!(
         assert_eq!((second.pid, second.uid), (pid, 1000));
         assert_eq!((second.ppid, second.name.as_str()), (1, "tail"));
         assert_eq!(second.tty, "pts/0");
+        machine.remove("c").await.unwrap();
+    }
+);
+
+as_init!(
+    a_container_takes_processes_and_stands_still_before_it_is_started,
+    |machine: Machine| async move {
+        let request = machine.request("c", "echo started");
+        machine.containers.create(request).await.unwrap();
+        let early = shell("echo early; cat /proc/1/comm >/dev/null && exit 4");
+        machine.exec("c", "e", early).await.unwrap();
+        assert_eq!(machine.output("c", "e").await, "early\n");
+        assert_eq!(machine.wait("c", "e").await.status, 4);
+
+        let mut tracer = shell("true");
+        let set = vec!["CAP_SYS_PTRACE".to_owned()];
+        tracer.capabilities = Some(LinuxCapabilities {
+            bounding: set.clone(),
+            effective: set.clone(),
+            permitted: set,
+            ..LinuxCapabilities::default()
+        });
+        let refused = machine.exec("c", "t", tracer).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+
+        let pause = PauseContainerRequest {
+            container_id: "c".into(),
+        };
+        machine.containers.pause(pause).await.unwrap();
+        let refused = machine.start("c").await.unwrap_err();
+        assert!(refused.message.contains("is paused"), "{refused}");
+        let resume = ResumeContainerRequest {
+            container_id: "c".into(),
+        };
+        machine.containers.resume(resume).await.unwrap();
+        machine.start("c").await.unwrap();
+        assert_eq!(machine.output("c", "").await, "started\n");
         machine.remove("c").await.unwrap();
     }
 );
