@@ -153,7 +153,7 @@ impl Container {
     }
 
     /// Describes a further process in it, which begins with its environment,
-    /// directory, user and privileges.
+    /// directory, user and privileges. Its program need not have been started.
     pub fn exec(&self, program: impl Into<String>) -> Exec {
         Exec::new(
             Arc::clone(&self.home),
@@ -188,10 +188,11 @@ impl Container {
         self.home.ask(send).await
     }
 
-    /// Makes its processes stand still. Idempotent.
+    /// Makes its processes stand still; its program need not have been started.
+    /// Idempotent.
     ///
     /// # Errors
-    /// `InvalidState` when it does not run.
+    /// `InvalidState` when it has stopped.
     pub async fn pause(&self) -> Result<()> {
         self.set_paused(true).await
     }
@@ -199,7 +200,7 @@ impl Container {
     /// Lets them go on. Idempotent.
     ///
     /// # Errors
-    /// `InvalidState` when it does not run.
+    /// `InvalidState` when it has stopped.
     pub async fn resume(&self) -> Result<()> {
         self.set_paused(false).await
     }

@@ -40,6 +40,7 @@ pub struct Exec {
     process: oci::Process,
     user: Option<GuestUser>,
     stdio: StdioMode,
+    tied_to: Option<u32>,
     timeout: Option<Duration>,
     output_limit: usize,
 }
@@ -68,6 +69,7 @@ impl Exec {
             process,
             user: None,
             stdio: StdioMode::Null,
+            tied_to: None,
             timeout: None,
             output_limit: OUTPUT_LIMIT,
         }
@@ -129,6 +131,13 @@ impl Exec {
         self
     }
 
+    /// Has it killed when that process of the host ends, for a program that
+    /// stands for it there.
+    pub fn tied_to(mut self, pid: u32) -> Self {
+        self.tied_to = Some(pid);
+        self
+    }
+
     /// How long [`Exec::output`] may take; then the process is killed.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
@@ -145,8 +154,8 @@ impl Exec {
     /// been started.
     ///
     /// # Errors
-    /// `InvalidState` when the container does not run, and what the agent says,
-    /// such as that there is no such program.
+    /// `InvalidState` when the container has stopped or is paused, and what the
+    /// agent says, such as that there is no such program.
     pub async fn spawn(self) -> Result<Process> {
         if self.home.is_detached() {
             let id = self.container.id();
@@ -158,6 +167,7 @@ impl Exec {
             process: Box::new(self.process),
             user: self.user,
             stdio: self.stdio,
+            tied_to: self.tied_to,
         };
         let Executed {
             process, streams, ..

@@ -77,6 +77,7 @@ pub mod supervisor;
 mod timeline;
 
 pub use builder::{OnDrop, SandboxBuilder};
+pub use cgroup::cgroup_path;
 pub use container::{Container, ContainerStatus};
 pub use error::{Error, ErrorKind, Failures, Result};
 pub use event::{Event, Events};

@@ -101,6 +101,8 @@ pub(crate) enum ContainerStep {
     Start,
     Pause,
     Resume,
+    /// Resumed before its program was started.
+    ResumeUnstarted,
     Exited,
 }
 
@@ -111,8 +113,9 @@ impl ContainerState {
         match (self, step) {
             (Creating, ContainerStep::Created) => Some(Created),
             (Created, ContainerStep::Start) => Some(Running),
-            (Running | Paused, ContainerStep::Pause) => Some(Paused),
+            (Created | Running | Paused, ContainerStep::Pause) => Some(Paused),
             (Running | Paused, ContainerStep::Resume) => Some(Running),
+            (Created | Paused, ContainerStep::ResumeUnstarted) => Some(Created),
             (Created | Running | Paused, ContainerStep::Exited) => Some(Stopped),
             _ => None,
         }
@@ -191,20 +194,38 @@ mod tests {
             ContainerStep::Start,
             ContainerStep::Pause,
             ContainerStep::Resume,
+            ContainerStep::ResumeUnstarted,
             ContainerStep::Exited,
         ];
         let table = [
-            (Creating, [Some(Created), None, None, None, None]),
-            (Created, [None, Some(Running), None, None, Some(Stopped)]),
+            (Creating, [Some(Created), None, None, None, None, None]),
+            (
+                Created,
+                [
+                    None,
+                    Some(Running),
+                    Some(Paused),
+                    None,
+                    Some(Created),
+                    Some(Stopped),
+                ],
+            ),
             (
                 Running,
-                [None, None, Some(Paused), Some(Running), Some(Stopped)],
+                [None, None, Some(Paused), Some(Running), None, Some(Stopped)],
             ),
             (
                 Paused,
-                [None, None, Some(Paused), Some(Running), Some(Stopped)],
+                [
+                    None,
+                    None,
+                    Some(Paused),
+                    Some(Running),
+                    Some(Created),
+                    Some(Stopped),
+                ],
             ),
-            (Stopped, [None; 5]),
+            (Stopped, [None; 6]),
         ];
         for (state, row) in table {
             assert_eq!(steps.map(|step| state.after(step)), row, "{state}");

@@ -49,6 +49,20 @@ impl CgroupError {
     }
 }
 
+/// Where a control group is, below the root of each hierarchy that the host has:
+/// from `linux.cgroupsPath` of the OCI runtime specification, a path or systemd's
+/// `slice:prefix:name`. [`SandboxBuilder::cgroup`](crate::SandboxBuilder::cgroup)
+/// puts a sandbox there.
+///
+/// # Errors
+/// `InvalidConfig` when it is neither, leads out of the hierarchy, or is its root.
+pub fn cgroup_path(name: &str) -> crate::Result<PathBuf> {
+    path::parse(name).map_err(|error| {
+        let context = crate::error::Context::new("find control group", name);
+        context.invalid(error.to_string())
+    })
+}
+
 type Result<T> = std::result::Result<T, CgroupError>;
 
 /// A control group that is to be made.

@@ -40,6 +40,7 @@ pub(crate) struct ContainerRecord {
     /// Programs of the host that hear of its start and end.
     hooks: HostHooks,
     oom: AtomicBool,
+    started: AtomicBool,
     /// Whether nobody will read what its processes wrote.
     given_up: watch::Sender<bool>,
     next_exec: AtomicU64,
@@ -81,6 +82,7 @@ impl ContainerRecord {
             disks: Mutex::new(disks),
             hooks,
             oom: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             given_up: watch::Sender::new(false),
             next_exec: AtomicU64::new(0),
             executed: Mutex::default(),
@@ -111,10 +113,16 @@ impl ContainerRecord {
 
     /// Whether its first process has been started and has not ended.
     pub(super) fn is_live(&self) -> bool {
-        matches!(
-            self.state(),
-            ContainerState::Running | ContainerState::Paused
-        )
+        match self.state() {
+            ContainerState::Running => true,
+            ContainerState::Paused => self.was_started(),
+            _ => false,
+        }
+    }
+
+    /// Whether its first process has been started, be it that it has ended.
+    pub(super) fn was_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
     }
 
     pub(super) fn note_oom(&self) {
@@ -191,6 +199,9 @@ impl ContainerRecord {
 
     /// Takes a step; answers whether it made sense.
     pub(super) fn step(&self, engine: &Engine, step: ContainerStep) -> bool {
+        if step == ContainerStep::Start {
+            self.started.store(true, Ordering::Release);
+        }
         let mut allowed = false;
         let changed = self
             .face

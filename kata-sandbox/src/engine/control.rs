@@ -32,10 +32,10 @@ impl Engine {
         let (engine, record, own) = (Arc::clone(self), Arc::clone(record), context.clone());
         let work = async move {
             let _changing = record.change().await;
-            let step = if paused {
-                ContainerStep::Pause
-            } else {
-                ContainerStep::Resume
+            let step = match paused {
+                true => ContainerStep::Pause,
+                false if record.was_started() => ContainerStep::Resume,
+                false => ContainerStep::ResumeUnstarted,
             };
             if record.state().after(step).is_none() {
                 return record.refuse(&own);

@@ -13,6 +13,7 @@ use super::disks::{self, Wanted};
 use super::hooks::HostHooks;
 use super::sharing;
 use super::streams;
+use super::tie::{self, Tie};
 use super::translate::{Translated, translate};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sizing::Limits;
@@ -61,6 +62,7 @@ async fn create(
     let mode = spec.stdio.clone();
     let user = spec.user.as_ref().and_then(GuestUser::to_look_up);
     let hooks = HostHooks::take(&id, &mut spec);
+    let tie = Tie::to(spec.on_host.tied_to, context)?;
     let sharing = sharing::resolve(engine, &mut spec, context)?;
     let streams = streams::open(engine, &mode, &id, "", context);
     let shared = {
@@ -126,6 +128,7 @@ async fn create(
     slot.enter(&record);
     drop(asked);
     record.step(engine, ContainerStep::Created);
+    tie::container(engine, &record, tie);
     Ok(record)
 }
 

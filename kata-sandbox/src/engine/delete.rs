@@ -10,7 +10,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::Event;
 use crate::exit::{Exit, Signal};
 use crate::journal::HooksRecord;
-use crate::state::{ContainerState, ContainerStep};
+use crate::state::ContainerStep;
 
 impl Engine {
     /// Kills what runs in the container and takes it away. Answers how its
@@ -130,7 +130,7 @@ async fn remove(
             Err(error)
         }
         _ => {
-            if record.state() == ContainerState::Created {
+            if !record.was_started() {
                 record.step(engine, ContainerStep::Exited);
             }
             Ok(exit)

@@ -30,6 +30,17 @@ const KNOWN: [(i64, i64); 13] = [
     (10, 237), // loop-control
 ];
 
+/// Whether a device means the same in a guest as on the host.
+pub(crate) fn is_everywhere(device: &oci::LinuxDevice) -> bool {
+    match device.typ() {
+        oci::LinuxDeviceType::P => true,
+        oci::LinuxDeviceType::C | oci::LinuxDeviceType::U => {
+            KNOWN.contains(&(device.major(), device.minor()))
+        }
+        oci::LinuxDeviceType::B | oci::LinuxDeviceType::A => false,
+    }
+}
+
 /// A block device that a container is to have under a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BlockDevice {
@@ -61,7 +72,7 @@ pub(super) fn block_devices(spec: &oci::Spec, context: &Context) -> Result<Vec<B
         match device.typ() {
             oci::LinuxDeviceType::P => {}
             oci::LinuxDeviceType::C | oci::LinuxDeviceType::U => {
-                if !KNOWN.contains(&(major, minor)) {
+                if !is_everywhere(device) {
                     let reason = format!(
                         "{} is character device {major}:{minor} of the host, which a guest \
                          does not have",

@@ -16,7 +16,7 @@ mod containers;
 mod control;
 mod create;
 mod delete;
-mod devices;
+pub(crate) mod devices;
 mod disks;
 mod finish;
 mod grow;
@@ -36,6 +36,7 @@ mod stats;
 mod stop;
 mod streams;
 mod tasks;
+mod tie;
 mod translate;
 
 use std::collections::BTreeSet;

@@ -3,21 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kata_protocol::agent::{ExecProcessRequest, StartContainerRequest};
-use kata_protocol::oci as wire;
-use oci_spec::runtime as oci;
-
 use super::Engine;
 use super::container::ContainerRecord;
 use super::create::with_terminal;
 use super::process::{self, ProcessRecord};
 use super::streams::{self, Ends, Streams};
+use super::tie::{self, Tie};
 use crate::error::{ErrorKind, Result};
 use crate::event::Event;
 use crate::exit::{Exit, Signal};
-use crate::spec::{self, GuestUser};
+use crate::home::operation::Execute;
+use crate::spec;
 use crate::state::{ContainerState, ContainerStep};
-use crate::stdio::StdioMode;
+use kata_protocol::agent::{ExecProcessRequest, StartContainerRequest};
+use kata_protocol::oci as wire;
 
 /// How long after a process's end its last output may take to be in its log.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -80,13 +79,22 @@ impl Engine {
     pub(crate) async fn exec(
         self: &Arc<Self>,
         record: &Arc<ContainerRecord>,
-        process: oci::Process,
-        user: Option<GuestUser>,
-        mode: StdioMode,
+        execute: Execute,
     ) -> Result<(Arc<ProcessRecord>, Streams)> {
         let context = self.container_context("execute in container", record.id());
+        let Execute {
+            process,
+            user,
+            stdio: mode,
+            tied_to,
+            ..
+        } = execute;
         spec::check_process(&process, &context)?;
-        if record.state() != ContainerState::Running {
+        let tie = Tie::to(tied_to, &context)?;
+        if !matches!(
+            record.state(),
+            ContainerState::Created | ContainerState::Running
+        ) {
             return record.refuse(&context);
         }
         let (engine, record, own) = (Arc::clone(self), Arc::clone(record), context.clone());
@@ -98,7 +106,7 @@ impl Engine {
                 container_id: record.id().to_owned(),
                 exec_id: exec_id.clone(),
                 string_user: user.and_then(|user| user.to_look_up()),
-                process: Some(wire::process(&with_terminal(process, &mode))),
+                process: Some(wire::process(&with_terminal(*process, &mode))),
                 stdin_port,
                 stdout_port,
                 stderr_port,
@@ -118,6 +126,7 @@ impl Engine {
             process.note_pid(started.pid);
             engine.reach("process executed");
             record.note_executed(&process);
+            tie::process(&engine, &record, &process, tie);
             streams.start_relays(&engine);
             engine.tasks.spawn(watch_exec(
                 Arc::clone(&engine),

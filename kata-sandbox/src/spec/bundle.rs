@@ -11,6 +11,8 @@ use crate::error::{Context, ErrorKind, Result};
 
 /// The name of the specification in a bundle.
 const FILE: &str = "config.json";
+/// Where capabilities are in it.
+const CAPABILITIES: &str = "process.capabilities.";
 /// The largest specification that is read, in bytes.
 const LIMIT: u64 = 8 << 20;
 
@@ -67,15 +69,48 @@ fn parse(bytes: &[u8], context: &Context) -> Result<oci::Spec> {
         let reason = format!("{FILE} breaks the schema at {path} ({at})");
         context.invalid(reason).caused_by(source)
     };
-    let spec: oci::Spec = serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| broken(error.path().to_string(), error.into_inner()))?;
-    json.end()
-        .map_err(|source| broken("its end".to_owned(), source))?;
+    let spec: oci::Spec = match serde_path_to_error::deserialize(&mut json) {
+        Ok(spec) => {
+            json.end()
+                .map_err(|source| broken("its end".to_owned(), source))?;
+            spec
+        }
+        Err(error) => {
+            let path = error.path().to_string();
+            let known = path.starts_with(CAPABILITIES).then(|| known_only(bytes));
+            match known.flatten() {
+                Some(spec) => spec,
+                None => return Err(broken(path, error.into_inner())),
+            }
+        }
+    };
     if !spec.version().starts_with("1.") {
         let reason = format!("{FILE} has ociVersion {:?}, not 1.x", spec.version());
         return Err(context.error(ErrorKind::Unsupported, reason));
     }
     Ok(spec)
+}
+
+/// The specification without capabilities that nothing knows, if that is all
+/// that is wrong with it: what cannot be had is to be warned of, and not to fail
+/// (section "Linux Process").
+fn known_only(bytes: &[u8]) -> Option<oci::Spec> {
+    let mut json: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let sets = json.get_mut("process")?.get_mut("capabilities")?;
+    let mut unknown = Vec::new();
+    for set in sets.as_object_mut()?.values_mut() {
+        set.as_array_mut()?.retain(|name| {
+            let known = serde_json::from_value::<oci::Capability>(name.clone()).is_ok();
+            if !known && !unknown.contains(name) {
+                unknown.push(name.clone());
+            }
+            known
+        });
+    }
+    let spec = serde_json::from_value(json).ok()?;
+    let unknown = serde_json::Value::from(unknown);
+    log::warn!("ignoring unknown or unavailable capabilities: {unknown}");
+    Some(spec)
 }
 
 #[cfg(test)]
@@ -101,6 +136,17 @@ mod tests {
         let bundle = bundle(crate::spec::DEFAULT);
         let spec = load(bundle.path()).unwrap();
         assert_eq!(spec.rootfs, Rootfs::Dir(bundle.path().join("rootfs")));
+    }
+
+    #[test]
+    fn a_capability_that_nothing_knows_is_left_out_and_nothing_else_is() {
+        let more = crate::spec::DEFAULT.replace("\"CAP_CHOWN\"", "\"CAP_CHOWN\", \"CAP_TEST\"");
+        let loaded = load(bundle(&more).path()).unwrap();
+        let expected = load(bundle(crate::spec::DEFAULT).path()).unwrap();
+        assert_eq!(loaded.spec.process(), expected.spec.process());
+        let other = more.replace("\"terminal\": false", "\"terminal\": 1");
+        assert_ne!(other, more);
+        assert_eq!(fault(&other).kind(), ErrorKind::InvalidConfig);
     }
 
     #[test]

@@ -93,6 +93,9 @@ pub(crate) struct Execute {
     pub(crate) process: Box<oci::Process>,
     pub(crate) user: Option<GuestUser>,
     pub(crate) stdio: StdioMode,
+    /// A process of the host that it ends with.
+    #[serde(default)]
+    pub(crate) tied_to: Option<u32>,
 }
 
 impl Operation for Execute {
@@ -102,10 +105,10 @@ impl Operation for Execute {
 
     async fn perform(self, engine: &Arc<Engine>) -> Result<Self::Reply> {
         let record = find(engine, &self.container, Self::NAME)?;
-        let running = engine.exec(&record, *self.process, self.user, self.stdio);
-        let (process, streams) = running.await?;
+        let container = self.container.clone();
+        let (process, streams) = engine.exec(&record, self).await?;
         Ok(Executed {
-            container: self.container,
+            container,
             process,
             streams,
         })
