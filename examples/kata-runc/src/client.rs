@@ -7,7 +7,6 @@ use std::time::Duration;
 use kata_sandbox::supervisor::Supervisor;
 use kata_sandbox::{Container, ErrorKind, MemorySize, OnDrop, Runtime, Sandbox, oci};
 
-use crate::cgroup;
 use crate::cli::Globals;
 use crate::config::Config;
 use crate::failure::{Failure, Result, errno_text};
@@ -85,13 +84,13 @@ pub(crate) fn library_id(id: &str) -> String {
 /// process.
 pub(crate) async fn boot(
     globals: &Globals,
-    id: &str,
+    record: &Record,
     spec: &oci::Spec,
     network: SandboxNetwork,
 ) -> Result<Sandbox> {
     let config = Config::load(globals.config.as_deref())?;
     let mut builder = configured(globals, &config)?
-        .sandbox(id)
+        .sandbox(&record.sandbox)
         .on_drop(OnDrop::Detach);
     if let Some(hostname) = spec.hostname() {
         builder = builder.hostname(hostname);
@@ -111,7 +110,7 @@ pub(crate) async fn boot(
     for word in &config.kernel_parameters {
         builder = builder.kernel_parameter(word);
     }
-    if let Some(path) = cgroup::of(spec, globals.systemd_cgroup)? {
+    if let Some(path) = &record.cgroup {
         builder = builder.cgroup(path);
     }
     // After the configuration, which is for those without limits.

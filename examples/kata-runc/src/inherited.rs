@@ -35,6 +35,40 @@ pub(crate) fn take(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Takes the descriptor of that number, as [`take`], and closes all others that
+/// were inherited but the standard streams: what the caller left open by mistake
+/// must not be held for as long as the container lives.
+///
+/// # Errors
+/// As [`take`], and when it cannot be found out what is open.
+pub(crate) fn take_alone(number: RawFd) -> io::Result<OwnedFd> {
+    let taken = take(number)?;
+    for stray in strays()? {
+        // SAFETY: it was inherited, so that no value of this program owns it,
+        // and `strays` found it open; this process has one thread yet.
+        drop(unsafe { OwnedFd::from_raw_fd(stray) });
+    }
+    Ok(taken)
+}
+
+/// Descriptors that are open, are no standard streams, and came through exec:
+/// this program marks all of its own.
+fn strays() -> io::Result<Vec<RawFd>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        all.extend(name.to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    all.retain(|number| {
+        // SAFETY: borrowed for a call that fails with EBADF when it is not open,
+        // as the directory's own is by now.
+        let borrowed = (*number > 2).then(|| unsafe { BorrowedFd::borrow_raw(*number) });
+        let flags = borrowed.map(fcntl_getfd);
+        matches!(flags, Some(Ok(flags)) if !flags.contains(FdFlags::CLOEXEC))
+    });
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;

@@ -12,6 +12,7 @@ mod client;
 mod command;
 mod config;
 mod console;
+mod devices;
 mod failure;
 mod hooks;
 mod inherited;
@@ -23,6 +24,7 @@ mod pod;
 mod program;
 mod proxy;
 mod root;
+mod signal;
 mod state;
 
 use std::process::ExitCode;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use kata_sandbox::oci;
+
 use crate::failure::{Failure, Result};
+use crate::state::{ProxyProcess, Record};
 
 /// The keys by which engines tell what a container is, and which container its
 /// pod began with: containerd's CRI plugin, then CRI-O, whose keys Podman uses.
@@ -50,9 +53,50 @@ pub(crate) fn membership(id: &str, annotations: &BTreeMap<String, String>) -> Re
     Ok(Membership::Own)
 }
 
+/// The container whose pid namespace a specification names, by the path of its
+/// proxy: `/proc/PID/ns/pid`. Engines name the pod's first container's where the
+/// pod's containers see each other's processes, or that of one to be debugged.
+pub(crate) fn pid_namespace<'a>(
+    spec: &oci::Spec,
+    sandbox: &str,
+    all: &'a [Record],
+) -> Option<&'a Record> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    let pid = oci::LinuxNamespaceType::Pid;
+    let named = namespaces.iter().find(|named| named.typ() == pid)?;
+    let path = named.path().as_ref()?.to_str()?;
+    let proxy = path.strip_prefix("/proc/")?.strip_suffix("/ns/pid")?;
+    let proxy: u32 = proxy.parse().ok()?;
+    let stands = |record: &&Record| {
+        let process = record.process.filter(|process| process.pid == proxy);
+        record.sandbox == sandbox && process.is_some_and(ProxyProcess::is_alive)
+    };
+    all.iter().find(stands)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::tests::record;
+
+    #[test]
+    fn a_pid_namespace_is_known_by_the_proxy_in_it() {
+        let spec = |path: &str| -> oci::Spec {
+            let json = format!(
+                "{{\"ociVersion\": \"1.0.2\", \"linux\": {{\"namespaces\": \
+                 [{{\"type\": \"pid\", \"path\": \"{path}\"}}]}}}}"
+            );
+            serde_json::from_str(&json).unwrap()
+        };
+        let all = [record()];
+        let own = std::process::id();
+        let found = pid_namespace(&spec(&format!("/proc/{own}/ns/pid")), "c1", &all);
+        assert_eq!(found, Some(&all[0]));
+        assert_eq!(pid_namespace(&spec("/proc/1/ns/pid"), "c1", &all), None);
+        assert_eq!(pid_namespace(&spec("/run/ns/pid"), "c1", &all), None);
+        let other = pid_namespace(&spec(&format!("/proc/{own}/ns/pid")), "other", &all);
+        assert_eq!(other, None, "of another sandbox");
+    }
 
     fn of(pairs: &[(&str, &str)]) -> Result<Membership> {
         let annotations = pairs

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hooks::Later;
+
 /// A container's status, in the words of the OCI runtime specification
 /// ("State"), and `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +58,15 @@ pub(crate) struct Record {
     pub(crate) guest_id: String,
     /// Whether the sandbox was made for it, and ends with it.
     pub(crate) owns_sandbox: bool,
-    /// Whether hooks are to be run when it is gone.
+    /// The control group that its specification names.
     #[serde(default)]
-    pub(crate) poststop: bool,
+    pub(crate) cgroup: Option<String>,
+    /// Whether its program was started.
+    #[serde(default)]
+    pub(crate) started: bool,
+    /// What is to be run when it has been started, and when it is gone.
+    #[serde(default)]
+    pub(crate) hooks: Later,
     pub(crate) uid: u32,
 }
 
@@ -162,7 +170,9 @@ pub(crate) mod tests {
             sandbox: "c1".into(),
             guest_id: "c1".into(),
             owns_sandbox: true,
-            poststop: false,
+            cgroup: None,
+            started: false,
+            hooks: Later::default(),
             uid: 0,
         }
     }

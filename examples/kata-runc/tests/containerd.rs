@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use client::{Client, hidden};
+use client::{Client, hidden, image};
 use common::{has, lacks_guest};
 
 /// containerd, and what `ctr` has for it.
@@ -28,7 +28,7 @@ fn containerd() -> Option<Client> {
         return None;
     }
     client.finally(&["task", "delete", "--force", "t3"]);
-    let image = oci_image(client.directory());
+    let image = image::archive(client.directory(), "bb", &["/bin/sh"]);
     client.ok(&["image", "import", "--snapshotter", "native", &image]);
     Some(client)
 }
@@ -51,39 +51,6 @@ fn configure(directory: &Path, _: &Path, command: &mut Command) {
     );
     std::fs::write(directory.join("config.toml"), configuration).unwrap();
     command.args(["--address", &at("c.sock")]);
-}
-
-/// An image archive as `docker save` makes one, of the root file system's.
-fn oci_image(directory: &Path) -> String {
-    let image = directory.join("docker");
-    std::fs::create_dir(&image).unwrap();
-    let layer = std::fs::read(directory.join("image.tar")).unwrap();
-    std::fs::write(image.join("layer.tar"), &layer).unwrap();
-    let digest = Command::new("sha256sum")
-        .arg(image.join("layer.tar"))
-        .output()
-        .unwrap();
-    let digest = String::from_utf8(digest.stdout).unwrap();
-    let digest = digest.split(' ').next().unwrap();
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
-    });
-    std::fs::write(image.join("config.json"), config.to_string()).unwrap();
-    let manifest = serde_json::json!([{
-        "Config": "config.json",
-        "RepoTags": ["localhost/bb:latest"],
-        "Layers": ["layer.tar"],
-    }]);
-    std::fs::write(image.join("manifest.json"), manifest.to_string()).unwrap();
-    let archive = directory.join("docker.tar");
-    let mut tar = Command::new("tar");
-    tar.arg("-C").arg(&image).arg("-cf").arg(&archive);
-    tar.args(["manifest.json", "config.json", "layer.tar"]);
-    assert!(tar.status().unwrap().success());
-    archive.display().to_string()
 }
 
 #[test]

@@ -219,6 +219,9 @@ fn list_ps_events_and_update_answer_in_runcs_forms() {
     with_each(|runtime| {
         let bundle = runtime.bundle(SLEEP);
         runtime.ok(&["run", "-d", "c1"]);
+        // runc answers before its program has taken the place of runc.
+        let script = "until grep -q sleep /proc/1/cmdline; do sleep 0.1; done";
+        runtime.ok(&["exec", "c1", "/bin/sh", "-c", script]);
         let table = runtime.ok(&["list"]);
         let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(
@@ -348,7 +351,7 @@ fn a_container_whose_supervisor_is_killed_is_stopped_and_can_be_deleted() {
     let runtime = Runtime::kata();
     runtime.bundle(SLEEP);
     runtime.ok(&["run", "-d", "c1"]);
-    let supervisor = supervisor_of(&runtime);
+    let supervisor = common::supervisor_of(&runtime);
     let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     runtime.wait_stopped("c1");
@@ -361,33 +364,6 @@ fn a_container_whose_supervisor_is_killed_is_stopped_and_can_be_deleted() {
     assert_eq!(runtime.ok(&["list", "-q"]), "");
     runtime.bundle(&["/bin/true"]);
     runtime.ok(&["run", "c1"]);
-}
-
-/// The supervisor that was started by commands of this runtime: the one process
-/// that has the bundle's file system open.
-fn supervisor_of(runtime: &Runtime) -> i32 {
-    let bundle = runtime.directory.path().join("bundle");
-    let holds = |pid: &str| {
-        let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-        let mut targets = entries
-            .flatten()
-            .filter_map(|it| std::fs::read_link(it.path()).ok());
-        targets
-            .any(|target| target.starts_with(&bundle))
-            .then_some(())
-    };
-    let is_supervisor = |pid: &str| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.ends_with(b"\0supervisor\0")
-    };
-    let found = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .find_map(|entry| {
-            let pid = entry.file_name().into_string().ok()?;
-            (is_supervisor(&pid) && holds(&pid).is_some()).then(|| pid.parse().ok())?
-        });
-    found.expect("a supervisor with the bundle open")
 }
 
 #[test]

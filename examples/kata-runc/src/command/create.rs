@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kata_sandbox::{Sandbox, oci};
 
+use super::delete;
 use super::pid_file;
 use super::terminal::Console;
 use crate::bundle::{Bundle, console_size};
@@ -11,10 +12,10 @@ use crate::cgroup;
 use crate::cli::{Arguments, Globals, NAME};
 use crate::client;
 use crate::failure::{Failure, Result};
-use crate::hooks;
+use crate::hooks::{self, Later};
 use crate::mount_points;
 use crate::network;
-use crate::pod::{Membership, membership};
+use crate::pod::{self, Membership, membership};
 use crate::program;
 use crate::proxy::{Order, Proxy, Task};
 use crate::root::{ContainerDir, Root};
@@ -22,9 +23,25 @@ use crate::state::{Record, Status};
 
 /// The command.
 pub(crate) fn create(globals: &Globals, arguments: &Arguments) -> Result<u8> {
-    let made = client::block_on(make(globals, arguments, true)).and_then(|made| made?.settle());
-    made.map(|_| 0)
+    client::block_on(make_and_settle(globals, arguments))?
+        .map(|_| 0)
         .map_err(|failure| failure.in_context(&format!("{NAME} create failed")))
+}
+
+/// Makes a container that is by itself from then on, or nothing.
+pub(super) async fn make_and_settle(globals: &Globals, arguments: &Arguments) -> Result<Record> {
+    let made = make(globals, arguments, true).await?;
+    let id = made.record.id.clone();
+    match made.settle() {
+        Ok(record) => Ok(record),
+        Err(failure) => {
+            let locked = Root::open(&globals.root)?.lock(&id)?;
+            if let Err(left) = delete::force(globals, locked).await {
+                log::warn!("what was made is left behind: {left}");
+            }
+            Err(failure)
+        }
+    }
 }
 
 /// A container that was made, and that nobody knows of yet.
@@ -61,12 +78,14 @@ async fn make_in(
     let console = Console::open(bundle.terminal(), detach, socket, size)?;
     program::check(&bundle.rootfs(), bundle.spec.oci())?;
     mount_points::make(&bundle.path, &bundle.rootfs(), bundle.spec.oci())?;
-    let mut record = describe(root, arguments.argument(0)?, &bundle)?;
+    let mut record = describe(globals, root, arguments.argument(0)?, &bundle)?;
     directory.save(&record)?;
     let mut proxy = Proxy::start(console.stdio()?, bundle.spec.oci().process().as_ref())?;
     let mut sandbox = None;
     let making = async {
         let spec = prepare(globals, &bundle, &record, &mut proxy, &mut sandbox).await?;
+        let all = root.list()?;
+        let shares_pid_with = pod::pid_namespace(&spec, &record.sandbox, &all);
         proxy.order(Order {
             globals: globals.clone(),
             sandbox: record.sandbox.clone(),
@@ -76,6 +95,8 @@ async fn make_in(
                 bundle: bundle.path.clone(),
                 rootfs: record.rootfs.clone(),
                 spec: Box::new(spec),
+                no_pivot: arguments.has("no-pivot"),
+                shares_pid_with: shares_pid_with.map(|other| other.guest_id.clone()),
             },
         })?;
         let process = proxy.process()?;
@@ -93,6 +114,8 @@ async fn make_in(
         Err(failure) => {
             proxy.abandon();
             end(sandbox).await;
+            cgroup::remove(&record);
+            hooks::poststop(&record).await;
             Err(failure)
         }
     }
@@ -116,10 +139,13 @@ async fn prepare(
     let prepared = hooks::prepare(&mut spec, record, pid).await?;
     if record.owns_sandbox {
         let network = network::of(&spec, prepared.then_some(pid))?;
-        *sandbox = Some(client::boot(globals, &record.sandbox, &spec, network).await?);
-        if let Some(path) = cgroup::of(&spec, globals.systemd_cgroup)? {
-            cgroup::join(&path, pid);
-        }
+        let booting = client::boot(globals, record, &spec, network);
+        *sandbox = Some(booting.await?);
+    }
+    match &record.cgroup {
+        Some(path) if record.owns_sandbox => cgroup::join(path, pid),
+        Some(path) => cgroup::join_own(path, pid),
+        None => {}
     }
     Ok(spec)
 }
@@ -137,7 +163,7 @@ pub(super) fn refuse_descriptors(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn describe(root: &Root, id: &str, bundle: &Bundle) -> Result<Record> {
+fn describe(globals: &Globals, root: &Root, id: &str, bundle: &Bundle) -> Result<Record> {
     let spec = bundle.spec.oci();
     let annotations: BTreeMap<String, String> = spec
         .annotations()
@@ -162,17 +188,11 @@ fn describe(root: &Root, id: &str, bundle: &Bundle) -> Result<Record> {
         sandbox,
         guest_id: own,
         owns_sandbox,
-        poststop: has_poststop(spec),
+        cgroup: cgroup::of(spec, globals.systemd_cgroup)?,
+        started: false,
+        hooks: Later::of(spec),
         uid: rustix::process::geteuid().as_raw(),
     })
-}
-
-fn has_poststop(spec: &oci::Spec) -> bool {
-    let hooks = spec
-        .hooks()
-        .as_ref()
-        .and_then(|hooks| hooks.poststop().as_ref());
-    hooks.is_some_and(|hooks| !hooks.is_empty())
 }
 
 /// The sandbox of a pod's first container.

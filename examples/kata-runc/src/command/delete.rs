@@ -6,9 +6,11 @@ use kata_sandbox::{Sandbox, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
+use crate::cgroup;
 use crate::cli::{Arguments, Globals};
 use crate::client;
 use crate::failure::{Failure, Result};
+use crate::hooks;
 use crate::root::{Locked, Root};
 use crate::state::{ProxyProcess, Record, Status};
 
@@ -47,7 +49,7 @@ pub(super) async fn force(globals: &Globals, locked: Locked) -> Result<()> {
     } = &locked;
     let sandbox = client::sandbox(globals, record).await?;
     if let Some(sandbox) = &sandbox
-        && (record.status() != Status::Stopped || record.poststop || !record.owns_sandbox)
+        && (record.status() != Status::Stopped || !record.owns_sandbox)
     {
         delete_container(sandbox, record).await?;
     }
@@ -68,6 +70,10 @@ pub(super) async fn force(globals: &Globals, locked: Locked) -> Result<()> {
             }
         }
     }
+    cgroup::remove(record);
+    // Whatever became of its supervisor: they are this command's to run. Before
+    // the record goes, so that they are run again rather than never.
+    hooks::poststop(record).await;
     directory.remove()
 }
 

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
 
 use crate::console::{self, Pty, RawTerminal};
 use crate::failure::{Failure, Result, errno_text};
 use crate::proxy::{Forwarded, Received};
+use crate::signal::signal;
 
 /// Signals that came since it began, kept for the process.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Watch {
 }
 
 fn pass_on(pid: Option<Pid>, number: i32) {
-    let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) else {
+    let (Some(pid), Some(signal)) = (pid, signal(number)) else {
         log::debug!(signal = number; "not passed on");
         return;
     };

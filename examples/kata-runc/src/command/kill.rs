@@ -73,10 +73,10 @@ pub(crate) fn kill(globals: &Globals, arguments: &Arguments) -> Result<u8> {
     if !(1..=64).contains(&signal) {
         return Err(Failure::new("unable to signal init: invalid argument"));
     }
-    if record.status() == Status::Created && ENDING.contains(&signal) {
+    if !record.started && ENDING.contains(&signal) {
         let locked = Root::open(&globals.root)?.lock(&record.id)?;
         // Unless it was started since.
-        if locked.record.status() == Status::Created {
+        if !locked.record.started {
             client::block_on(end_created(globals, &locked.record))??;
             return Ok(0);
         }

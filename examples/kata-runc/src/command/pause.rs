@@ -35,6 +35,10 @@ async fn bring(globals: &Globals, mut locked: Locked, status: Status) -> Result<
         Status::Paused => container.pause().await?,
         _ => container.resume().await?,
     }
-    locked.record.status = status;
+    locked.record.status = match status {
+        // As it was before.
+        Status::Running if !locked.record.started => Status::Created,
+        status => status,
+    };
     locked.directory.save(&locked.record)
 }

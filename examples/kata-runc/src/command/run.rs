@@ -1,6 +1,6 @@
 //! Making a container and running its program, here or left behind.
 
-use super::create::{Made, make};
+use super::create::{Made, make, make_and_settle};
 use super::delete;
 use super::foreground;
 use super::start;
@@ -17,18 +17,17 @@ pub(crate) fn run(globals: &Globals, arguments: &Arguments) -> Result<u8> {
 }
 
 async fn run_now(globals: &Globals, arguments: &Arguments) -> Result<u8> {
-    let detach = arguments.has("detach");
-    let made = make(globals, arguments, detach).await?;
     let root = Root::open(&globals.root)?;
-    let id = made.record.id.clone();
-    if detach {
-        made.settle()?;
+    if arguments.has("detach") {
+        let id = make_and_settle(globals, arguments).await?.id;
         if let Err(failure) = start::begin(globals, root.lock(&id)?).await {
             delete::force(globals, root.lock(&id)?).await?;
             return Err(failure);
         }
         return Ok(0);
     }
+    let made = make(globals, arguments, false).await?;
+    let id = made.record.id.clone();
     let status = attend(globals, &root, made).await;
     if status.is_err() || !arguments.has("keep") {
         delete::force(globals, root.lock(&id)?).await?;

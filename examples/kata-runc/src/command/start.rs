@@ -3,6 +3,7 @@
 use crate::cli::{Arguments, Globals};
 use crate::client;
 use crate::failure::{Failure, Result};
+use crate::hooks;
 use crate::root::{Locked, Root};
 use crate::state::Status;
 
@@ -32,6 +33,11 @@ pub(super) async fn begin(globals: &Globals, mut locked: Locked) -> Result<()> {
     let Some(container) = client::container(globals, &locked.record).await? else {
         return Err(Failure::new("cannot start a container that has stopped"));
     };
+    // Written before it is so: a command that is killed in between must not
+    // leave a program that runs and is said not to.
+    locked.record.status = Status::Running;
+    locked.record.started = true;
+    locked.directory.save(&locked.record)?;
     // Its streams are the proxy's.
     if let Err(error) = container.start().await {
         // Its proxy ends with it: it is stopped, and nobody waits for it.
@@ -40,6 +46,8 @@ pub(super) async fn begin(globals: &Globals, mut locked: Locked) -> Result<()> {
         }
         return Err(error.into());
     }
-    locked.record.status = Status::Running;
-    locked.directory.save(&locked.record)
+    // Hooks may run commands on it, and take their time.
+    let Locked { record, .. } = locked;
+    hooks::poststart(&record).await;
+    Ok(())
 }

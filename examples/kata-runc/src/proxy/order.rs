@@ -50,6 +50,10 @@ pub(crate) enum Task {
         bundle: PathBuf,
         rootfs: PathBuf,
         spec: Box<oci::Spec>,
+        /// Whether the root cannot be pivoted, as that of an initramfs.
+        no_pivot: bool,
+        /// The container, by its id in the sandbox, whose pid namespace it joins.
+        shares_pid_with: Option<String>,
     },
     /// A further process in a container that runs.
     Exec { process: Box<oci::Process> },

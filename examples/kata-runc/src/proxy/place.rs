@@ -17,7 +17,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, syml
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_bind,
-    mount_bind_recursive, mount_change, mount_remount, move_mount, unmount,
+    mount_bind_recursive, mount_change, mount_move, mount_remount, move_mount, unmount,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -46,9 +46,17 @@ pub(super) fn network(netns: &Netns) -> io::Result<()> {
 /// system on the host, with the host's directories that are mounted in it, and
 /// with a `/proc` of this process alone.
 ///
+/// With `no_pivot` the root is moved and not pivoted: from an initramfs there is
+/// no other way, and what was below stays mounted, out of reach of paths.
+///
 /// # Errors
-/// When it may not, as without root.
-pub(super) fn mounts(bundle: &Path, rootfs: &Path, spec: &oci::Spec) -> io::Result<()> {
+/// When it may not, as without root, or the root cannot be changed that way.
+pub(super) fn mounts(
+    bundle: &Path,
+    rootfs: &Path,
+    spec: &oci::Spec,
+    no_pivot: bool,
+) -> io::Result<()> {
     leave(UnshareFlags::NEWNS)?;
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave)?;
@@ -68,8 +76,13 @@ pub(super) fn mounts(bundle: &Path, rootfs: &Path, spec: &oci::Spec) -> io::Resu
         mount_remount(rootfs, MountFlags::BIND | MountFlags::RDONLY, c"")?;
     }
     rustix::process::chdir(rootfs)?;
-    rustix::process::pivot_root(".", ".")?;
-    unmount(".", UnmountFlags::DETACH)?;
+    if no_pivot {
+        mount_move(".", "/")?;
+        rustix::process::chroot(".")?;
+    } else {
+        rustix::process::pivot_root(".", ".")?;
+        unmount(".", UnmountFlags::DETACH)?;
+    }
     Ok(rustix::process::chdir("/")?)
 }
 

@@ -5,7 +5,9 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use kata_sandbox::{Container, ContainerSpec, Exit, Process, PtySize, Rootfs, StdioMode};
+use kata_sandbox::{
+    Container, ContainerSpec, Exit, Namespace, Process, PtySize, Rootfs, StdioMode,
+};
 
 use super::ending;
 use super::order::{Answer, Order, Said, Settled, Task};
@@ -15,6 +17,7 @@ use super::signals::{Forwarded, Received};
 use crate::cli::{Arguments, Globals};
 use crate::client;
 use crate::console;
+use crate::devices;
 use crate::failure::{Failure, Result, errno_text};
 use crate::inherited;
 use crate::logging;
@@ -33,7 +36,7 @@ pub(crate) fn run(_: &Globals, arguments: &Arguments) -> Result<u8> {
     let number = number
         .parse()
         .map_err(|_| Failure::new(format!("{number:?} is no descriptor")))?;
-    let control = inherited::take(number)
+    let control = inherited::take_alone(number)
         .map_err(|error| Failure::new(format!("no control socket: {}", errno_text(&error))))?;
     let control = UnixStream::from(control);
     // Apart from the session of whoever called: its Ctrl-C is not for here. It
@@ -41,6 +44,10 @@ pub(crate) fn run(_: &Globals, arguments: &Arguments) -> Result<u8> {
     let _ = rustix::process::setsid();
     let mut control = BufReader::new(control);
     let order = loop {
+        // A command that goes away without an order has said why.
+        if control.fill_buf().is_ok_and(<[u8]>::is_empty) {
+            return Ok(1);
+        }
         match receive(&mut control)? {
             Said::Order(order) => break *order,
             Said::Network(netns) => match place::network(&netns) {
@@ -138,17 +145,28 @@ async fn begin(order: Order) -> Result<(Process, Option<Container>)> {
             bundle,
             rootfs,
             spec,
+            no_pivot,
+            shares_pid_with,
         } => {
             let own = Rootfs::Dir(rootfs.clone());
-            let made = ContainerSpec::from_oci(&bundle, (*spec).clone(), own)
+            let mut made = ContainerSpec::from_oci(&bundle, (*spec).clone(), own)
                 .stdio(stdio)
-                .allow_host_hooks()
-                .host_pid(std::process::id());
+                .host_pid(std::process::id())
+                .tied_to(std::process::id());
+            if let Some(other) = shares_pid_with {
+                made = made.join(Namespace::Pid, other);
+            }
+            if devices::are_all_given(&spec) {
+                made = made.without_host_devices();
+            }
             let container = sandbox.container(&order.container, made).await?;
             let process = container.attach().await?;
             // From here on there are only descriptors, no paths of the host.
-            if let Err(error) = place::mounts(&bundle, &rootfs, &spec) {
-                log::debug!(error:%; "the proxy stays in the host's mount namespace");
+            if let Err(error) = place::mounts(&bundle, &rootfs, &spec, no_pivot)
+                && let Err(failure) = unconfined(&error, no_pivot)
+            {
+                undo(&process, Some(container)).await;
+                return Err(failure);
             }
             Ok((process, Some(container)))
         }
@@ -157,10 +175,28 @@ async fn begin(order: Order) -> Result<(Process, Option<Container>)> {
             let exec = container
                 .exec("")
                 .edit_oci(|own| *own = *process)
-                .stdio(stdio);
+                .stdio(stdio)
+                .tied_to(std::process::id());
             Ok((exec.spawn().await?, None))
         }
     }
+}
+
+/// Whether a proxy may be where it is. Engines reach the container's files by way
+/// of it: from root's they must not reach the host's.
+fn unconfined(error: &io::Error, no_pivot: bool) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        log::warn!(error:%; "the proxy stays in the host's mount namespace");
+        return Ok(());
+    }
+    let reason = errno_text(error);
+    let remedy = match no_pivot {
+        true => "",
+        false => "; where the root cannot be pivoted, as in an initramfs, say --no-pivot",
+    };
+    Err(Failure::new(format!(
+        "cannot bring the container's proxy to its root file system: {reason}{remedy}"
+    )))
 }
 
 async fn undo(process: &Process, container: Option<Container>) {

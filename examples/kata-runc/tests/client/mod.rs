@@ -7,6 +7,8 @@
     reason = "each suite uses its own part"
 )]
 
+pub(crate) mod image;
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
@@ -110,6 +112,16 @@ impl Client {
         }
         let log = fs::read_to_string(&log).unwrap_or_default();
         Some(log.lines().rev().take(3).collect::<Vec<_>>().join("; "))
+    }
+
+    /// The id of the daemon's process.
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().0.id()
+    }
+
+    /// Ends the daemon, and waits for its end.
+    pub(crate) fn end_daemon(&mut self) {
+        self.daemon = None;
     }
 
     /// Why a command that must always work does not.

@@ -64,8 +64,8 @@ pub(crate) fn make_rootfs(root: &Path) {
     }
     fs::copy(busybox(), root.join("bin/busybox")).unwrap();
     for program in [
-        "cat", "echo", "false", "hostname", "id", "ip", "kill", "ls", "nc", "ps", "pwd", "sh",
-        "sleep", "stty", "touch", "true", "tty",
+        "cat", "echo", "false", "grep", "hostname", "id", "ip", "kill", "ls", "nc", "ps", "pwd",
+        "sh", "sleep", "stty", "test", "touch", "true", "tty",
     ] {
         symlink("busybox", root.join("bin").join(program)).unwrap();
     }
@@ -224,6 +224,30 @@ pub(crate) fn wait_for_end(pid: i32, deadline: Instant) {
     )];
     let count = rustix::event::poll(&mut ended, Some(&left)).unwrap();
     assert_eq!(count, 1, "process {pid:?} is still there");
+}
+
+/// The supervisor that was started by commands of this runtime: the one process
+/// that has the bundle's file system open.
+pub(crate) fn supervisor_of(runtime: &Runtime) -> i32 {
+    let bundle = runtime.directory.path().join("bundle");
+    let holds = |pid: &str| {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let mut targets = entries
+            .flatten()
+            .filter_map(|it| fs::read_link(it.path()).ok());
+        targets
+            .any(|target| target.starts_with(&bundle))
+            .then_some(())
+    };
+    let is_supervisor = |pid: &str| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.ends_with(b"\0supervisor\0")
+    };
+    let found = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = entry.file_name().into_string().ok()?;
+        (is_supervisor(&pid) && holds(&pid).is_some()).then(|| pid.parse().ok())?
+    });
+    found.expect("a supervisor with the bundle open")
 }
 
 /// What a command came to.
