@@ -30,6 +30,8 @@ mod vm;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod handshake;
+#[doc(hidden)]
+pub mod inherit;
 
 #[cfg(feature = "qemu")]
 mod child;

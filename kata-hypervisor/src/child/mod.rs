@@ -17,6 +17,7 @@
 //! A child whose [`Support`] fails while it lives cannot go on, though it may
 //! not notice: its keeper kills it, and its end says why.
 
+mod confine;
 mod end;
 mod keeper;
 mod spawn;
@@ -30,6 +31,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use confine::{Confinement, Namespaces, User};
 pub(crate) use end::End;
 pub(crate) use spawn::Program;
 pub(crate) use support::{Failure, Support};

@@ -15,6 +15,9 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
+use super::confine::Confinement;
+use crate::inherit;
+
 /// A program to run, with an empty environment and no descriptor but these.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -26,6 +29,8 @@ pub(crate) struct Program {
     pub(crate) inherit: Vec<OwnedFd>,
     /// The `cgroup.procs` of the control groups that it is in from the start.
     pub(crate) cgroup: Vec<OwnedFd>,
+    /// How it is kept apart from the host.
+    pub(crate) confinement: Confinement,
 }
 
 /// A freshly forked program and the read ends of its output.
@@ -55,10 +60,11 @@ impl Program {
         let parent = getpid();
         let inherit: Vec<RawFd> = self.inherit.iter().map(AsRawFd::as_raw_fd).collect();
         let cgroup: Vec<RawFd> = self.cgroup.iter().map(AsRawFd::as_raw_fd).collect();
+        let confinement = self.confinement;
         // SAFETY: the closure runs in the forked child before exec. It makes
         // only system calls, allocates nothing and takes no lock: the lists were
         // allocated before the fork, and errors are plain numbers.
-        unsafe { command.pre_exec(move || prepare(parent, &inherit, &cgroup)) };
+        unsafe { command.pre_exec(move || prepare(parent, &inherit, &cgroup, &confinement)) };
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         // Dropping a `std::process::Child` neither kills nor reaps it.
@@ -72,47 +78,31 @@ impl Program {
 }
 
 /// Runs in the child, between fork and exec: system calls only.
-fn prepare(parent: Pid, inherit: &[RawFd], cgroup: &[RawFd]) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Some(parent) {
-        // The parent died before the line above could notice.
-        return Err(Errno::SRCH.into());
-    }
+fn prepare(
+    parent: Pid,
+    fds: &[RawFd],
+    cgroup: &[RawFd],
+    confinement: &Confinement,
+) -> io::Result<()> {
     for &procs in cgroup {
         // SAFETY: the parent owns `procs` across the fork, so it is open here too.
         let procs = unsafe { BorrowedFd::borrow_raw(procs) };
         // The process that writes is meant by its number 0.
         rustix::io::write(procs, b"0")?;
     }
+    confinement.enter()?;
+    // The kernel forgets it when the user changes.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        // The parent died before the line above could notice.
+        return Err(Errno::SRCH.into());
+    }
     rustix::thread::set_no_new_privs(true)?;
-    close_on_exec_from(3);
-    for &fd in inherit {
+    inherit::nothing_from(3);
+    for &fd in fds {
         // SAFETY: the parent owns `fd` across the fork, so it is open here too.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         fcntl_setfd(fd, FdFlags::empty())?;
     }
     Ok(())
-}
-
-/// Marks every descriptor from `first` on, so that none the embedder forgot to
-/// mark reaches the child.
-fn close_on_exec_from(first: libc::c_uint) {
-    // SAFETY: close_range with this flag changes descriptor flags, no memory.
-    let marked = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if marked == 0 {
-        return;
-    }
-    // Linux before 5.11: one by one, as far as descriptors usually go.
-    for fd in 3..4096 {
-        // SAFETY: setting a flag on a descriptor that may not be open is
-        // answered with EBADF and does nothing else.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
 }

@@ -12,6 +12,7 @@ fn shell(script: &str) -> Program {
         args,
         inherit: Vec::new(),
         cgroup: Vec::new(),
+        confinement: Confinement::default(),
     }
 }
 
@@ -94,6 +95,7 @@ async fn a_program_that_is_not_there_is_named() {
         args: Vec::new(),
         inherit: vec![],
         cgroup: vec![],
+        confinement: Confinement::default(),
     };
     let error = Child::spawn(program, "t", Box::new(())).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot start /nonexistent/vmm");
@@ -193,4 +195,66 @@ async fn a_child_is_in_its_control_groups_before_it_runs() {
     let child = Child::spawn(program, "t", Box::new(())).await.unwrap();
     child.ended().await;
     assert_eq!(child.output().console.bytes(), b"0");
+}
+
+#[tokio::test]
+async fn a_confined_program_has_namespaces_of_its_own_and_writes_where_it_may() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root makes namespaces");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (free, shut) = (directory.path().join("free"), directory.path().join("shut"));
+    for file in [&free, &shut] {
+        std::fs::write(file, "").unwrap();
+    }
+    let script = format!(
+        "readlink /proc/self/ns/net /proc/self/ns/mnt /proc/self/ns/ipc /proc/self/ns/uts; \
+         echo x > {} && echo free; echo x > {} || echo shut; echo x > /dev/null && echo device; \
+         grep -c . /proc/net/dev",
+        free.display(),
+        shut.display()
+    );
+    let mut program = shell(&script);
+    program.confinement = Confinement {
+        namespaces: Namespaces::Own,
+        read_only: true,
+        writable: vec![std::ffi::CString::new(free.to_str().unwrap()).unwrap()],
+        user: None,
+    };
+    let child = Child::spawn(program, "t", Box::new(())).await.unwrap();
+    end_of(&child).await;
+    let said = String::from_utf8(child.output().console.bytes()).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    for (kind, theirs) in ["net", "mnt", "ipc", "uts"].iter().zip(&lines) {
+        let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_ne!(own.to_str().unwrap(), *theirs, "{kind}");
+    }
+    assert_eq!(lines[4..7], ["free", "shut", "device"], "{said}");
+    assert_eq!(std::fs::read(&free).unwrap(), b"x\n");
+    assert_eq!(
+        lines[7], "3",
+        "two lines of titles and the loopback: {said}"
+    );
+    // And nothing of it is to be seen here.
+    std::fs::write(&shut, "still writable").unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(free.to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn a_program_may_be_another_users() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let mut program = shell("id -u; id -g; id -G");
+    program.confinement.user = Some(User {
+        uid: 65534,
+        gid: 65534,
+        groups: vec![7],
+    });
+    let child = Child::spawn(program, "t", Box::new(())).await.unwrap();
+    assert_eq!(end_of(&child).await, End::Exited(0));
+    assert_eq!(child.output().console.bytes(), b"65534\n65534\n65534 7\n");
 }

@@ -43,6 +43,12 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
     validate::command_line(plan.command_line(), &RULES)?;
     timeline.ended("check configuration", checking);
 
+    let settings = &qemu.settings;
+    let has_extra = !settings.extra_args.is_empty();
+    let confinement = settings
+        .confinement
+        .prepare(&config, facts.acceleration, has_extra)?;
+
     let starting = Instant::now();
     let mut backends = Backends::start(&config)?;
     timeline.ended("start device back ends", starting);
@@ -64,6 +70,7 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
         args,
         inherit,
         cgroup: control_groups(&config.cgroup)?,
+        confinement,
     };
     let child = Child::spawn(program, &config.id, Box::new(backends.servers)).await?;
     timeline.ended("spawn qemu", spawning);

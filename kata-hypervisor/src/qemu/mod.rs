@@ -3,7 +3,8 @@
 //! Every distribution has it, it runs guests under KVM where that works and by
 //! translation (TCG) everywhere else, and it boots an uncompressed kernel
 //! directly. Each machine is one process, spoken to over an inherited socket
-//! (QMP) and confined by QEMU's own system call filter. Its vsock and shared
+//! (QMP) and confined by QEMU's own system call filter and by namespaces of its
+//! own ([`Confinement`]). Its vsock and shared
 //! file systems are vhost-user devices whose back ends are threads of this
 //! process: no daemon, no kernel module.
 //!
@@ -18,6 +19,7 @@
 mod args;
 mod autopsy;
 mod backends;
+mod confinement;
 mod create;
 mod disks;
 mod exit;
@@ -64,6 +66,7 @@ use crate::kernel::Known;
 use crate::probe::{Acceleration, Probe};
 use crate::vm::{Features, Hypervisor, Vm};
 
+pub use confinement::Confinement;
 pub use version::Version;
 
 /// The backend's name in errors.
@@ -106,6 +109,7 @@ struct Settings {
     acceleration: Option<Acceleration>,
     machine: MachineChoice,
     extra_args: Vec<OsString>,
+    confinement: Confinement,
 }
 
 impl Qemu {
@@ -135,6 +139,13 @@ impl Qemu {
     #[must_use]
     pub fn machine(mut self, machine: MachineChoice) -> Self {
         self.settings.machine = machine;
+        self
+    }
+
+    /// Keeps QEMU's process apart from the host in this way.
+    #[must_use]
+    pub fn confinement(mut self, confinement: Confinement) -> Self {
+        self.settings.confinement = confinement;
         self
     }
 

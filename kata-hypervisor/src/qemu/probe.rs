@@ -10,7 +10,7 @@ use super::qmp::{Qmp, QmpError};
 use super::search::{USUAL, search};
 use super::version::Version;
 use super::{Settings, arch, autopsy};
-use crate::child::{Child, Program};
+use crate::child::{Child, Confinement, Program};
 use crate::error::{Error, Result};
 use crate::host_kvm::{DEVICE, Verdict, examine};
 use crate::probe::{Acceleration, Probe, Severity};
@@ -134,6 +134,7 @@ async fn ask(binary: &Path) -> Result<Answers> {
         args,
         inherit: vec![theirs],
         cgroup: Vec::new(),
+        confinement: Confinement::default(),
     };
     let child = Child::spawn(program, "probe", Box::new(())).await?;
     let qmp = Qmp::new(ours);

@@ -11,6 +11,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
+use kata_hypervisor::inherit;
+
 use super::Supervisor;
 
 /// Starts the supervisor's program with `socket` as its standard input, and
@@ -61,29 +63,6 @@ fn leave() -> io::Result<()> {
         _ => unsafe { libc::_exit(0) },
     }
     rustix::process::setsid()?;
-    close_on_exec_from(3);
+    inherit::nothing_from(3);
     Ok(())
-}
-
-/// Marks every descriptor from `first` on, so that none the embedder forgot to
-/// mark reaches the supervisor.
-fn close_on_exec_from(first: libc::c_uint) {
-    // SAFETY: close_range with this flag changes descriptor flags, no memory.
-    let marked = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if marked == 0 {
-        return;
-    }
-    // Linux before 5.11: one by one, as far as descriptors usually go.
-    for fd in 3..4096 {
-        // SAFETY: setting a flag on a descriptor that may not be open is
-        // answered with EBADF and does nothing else.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
 }
