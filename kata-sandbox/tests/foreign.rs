@@ -4,10 +4,13 @@
 
 mod common;
 
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use common::{Host, leftovers::Census, sh, text};
+use kata_image::ForeignImage;
 use kata_sandbox::{
     ErrorKind, Exit, MemorySize, PtySize, RuntimeBuilder, Sandbox, Signal, StdioMode,
 };
@@ -170,4 +173,113 @@ async fn an_agent_without_a_port_for_streams_is_asked_for_them() {
     sandbox.delete().await.unwrap();
     drop((endless, unread_process));
     before.assert_same_soon(&host.state_dir());
+}
+
+/// A partition table with one partition of such sectors, as Kata's image builder
+/// writes it.
+fn table(first: u32, sectors: u32) -> [u8; 512] {
+    let mut sector = [0; 512];
+    let entry = &mut sector[446..462];
+    entry[4] = 0x83; // Linux
+    entry[8..12].copy_from_slice(&first.to_le_bytes());
+    entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// A directory as a release of Kata Containers has it: a kernel, and a disk with
+/// a partition table, space for the header of a persistent memory device with a
+/// table of its own, and the root file system at 3 MiB.
+fn release(host: &Host, init: Option<&str>) -> Option<PathBuf> {
+    const MIB: usize = 1 << 20;
+    let Some(agent) = std::env::var_os("KATA_AGENT") else {
+        eprintln!("skipped: KATA_AGENT names no agent");
+        return None;
+    };
+    let root = host.rootfs("guest");
+    for part in ["dev", "proc", "run", "sys", "sbin", "usr/bin", "etc/kata"] {
+        std::fs::create_dir_all(root.join(part)).unwrap();
+    }
+    std::fs::copy(agent, root.join("usr/bin/kata-agent")).unwrap();
+    std::fs::write(root.join("etc/kata/modules"), "").unwrap();
+    match init {
+        Some(script) => {
+            std::fs::write(root.join("sbin/init"), script).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(root.join("sbin/init"), mode).unwrap();
+        }
+        None => symlink("/usr/bin/kata-agent", root.join("sbin/init")).unwrap(),
+    }
+    let ext4 = host.directory.path().join("ext4");
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-d"])
+        .args([root.as_path(), ext4.as_path(), Path::new("24M")])
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: mkfs.ext4 makes no file system");
+        return None;
+    }
+    let mut disk = vec![0; 3 * MIB];
+    let sectors = 24 * 2048;
+    disk[..512].copy_from_slice(&table(3 * 2048, sectors));
+    disk[2 * MIB..2 * MIB + 512].copy_from_slice(&table(2048, sectors));
+    disk.extend(std::fs::read(&ext4).unwrap());
+    let release = host.directory.path().join("release");
+    std::fs::create_dir(&release).unwrap();
+    std::fs::write(release.join("kata-containers.img"), disk).unwrap();
+    std::fs::copy(
+        host.image().join("vmlinux"),
+        release.join("vmlinux.container"),
+    )
+    .unwrap();
+    Some(release)
+}
+
+/// Runs a container in a guest of that release, with the words that Kata's
+/// runtime gives such a guest.
+async fn runs(host: &Host, release: &Path) {
+    let image = host.directory.path().join("imported");
+    let words = "systemd.unit=kata-containers.target systemd.mask=systemd-networkd.service \
+                 agent.log=debug agent.debug_console";
+    let foreign = ForeignImage::from_release(release).unwrap();
+    let words = words.split_whitespace().map(str::to_owned);
+    let manifest = foreign.kernel_parameters(words).import(&image, &|_| {});
+    let manifest = manifest.unwrap();
+    assert!(manifest.disk.is_some() && manifest.agent.is_none());
+    let before = Census::take(&host.state_dir());
+    let sandbox = start(host.builder().guest_image(&image), &[]).await;
+    let container = host.sleeper(&sandbox, "c").await;
+    let said = sh(&container, "echo works; grep -o 'root=[^ ]*' /proc/cmdline").await;
+    assert_eq!(text(&said.stdout), "works\nroot=/dev/vda1\n");
+    drop(container);
+    sandbox.delete().await.unwrap();
+    before.assert_same_soon(&host.state_dir());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_disk_whose_agent_is_the_init_is_booted() {
+    let Some(host) = Host::new() else { return };
+    let Some(release) = release(&host, None) else {
+        return;
+    };
+    runs(&host, &release).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_disk_whose_init_starts_the_agent_is_booted() {
+    let Some(host) = Host::new() else { return };
+    // What systemd has done by the time at which it starts the agent.
+    let init = "#!/bin/busybox sh
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t devtmpfs devtmpfs /dev; mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
+/usr/bin/kata-agent &
+while :; do wait; done
+";
+    let Some(release) = release(&host, Some(init)) else {
+        return;
+    };
+    runs(&host, &release).await;
 }
