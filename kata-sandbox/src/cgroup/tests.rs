@@ -49,8 +49,17 @@ fn a_host_without_control_groups_says_so() {
 
 #[test]
 fn a_process_is_put_into_a_real_group_with_its_limits() {
-    let name = format!("/kata-test-{}/a", std::process::id());
-    let plan = Plan::new(&name).unwrap();
+    limits_of(&format!("/kata-test-{}/a", std::process::id()));
+}
+
+#[test]
+fn a_group_may_be_named_as_systemd_names_units() {
+    limits_of(&format!("katatest{}-a.slice:kata:pod", std::process::id()));
+}
+
+/// Puts a process into a group of that name, on whatever this host has.
+fn limits_of(name: &str) {
+    let plan = Plan::new(name).unwrap();
     let resources = serde_json::json!({
         "cpu": {"shares": 512, "quota": 50_000, "period": 100_000}, "memory": {"limit": 1},
     });
@@ -70,8 +79,10 @@ fn a_process_is_put_into_a_real_group_with_its_limits() {
         std::fs::write(&procs, child.id().to_string()).unwrap();
     }
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
-    for line in groups.lines() {
-        assert!(line.ends_with(&format!(":{name}")), "{line}");
+    for group in &cgroup.groups {
+        // A hierarchy that is mounted nowhere is none.
+        let it = group.hierarchy.group_of(&groups);
+        assert_eq!(it.as_ref(), Some(&group.directory), "{groups}");
     }
     let read = |file: &str| {
         let files = cgroup.groups.iter().map(|group| group.directory.join(file));
@@ -108,4 +119,15 @@ fn groups_that_others_are_in_by_now_stay() {
     let made = [outer.clone(), inner.clone(), root.path().join("never")];
     remove(&made).unwrap();
     assert!(outer.is_dir() && !inner.exists());
+}
+
+#[test]
+fn processes_of_groups_are_those_of_all_of_them() {
+    let root = tempfile::tempdir().unwrap();
+    let groups = ["a", "b", "never"].map(|name| root.path().join(name));
+    for (group, list) in groups.iter().zip(["7\n8\n", "8\n9\n"]) {
+        std::fs::create_dir(group).unwrap();
+        std::fs::write(group.join("cgroup.procs"), list).unwrap();
+    }
+    assert_eq!(processes(&groups), BTreeSet::from([7, 8, 9]));
 }
