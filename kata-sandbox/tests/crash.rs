@@ -4,11 +4,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::mortal::{Orders, processes_of};
+use common::network::on_its_own;
 use common::{Host, sh, text};
+use kata_sandbox::network::Cni;
 use kata_sandbox::{MemorySize, OnDrop, Recovered, Runtime, RuntimeBuilder, Sandbox, SandboxState};
 
 /// More steps than there are.
@@ -40,6 +42,7 @@ fn embedder_main() {
         let host = Stage {
             directory,
             traces: PathBuf::new(),
+            network: None,
         };
         host.whole_life(&runtime, OnDrop::Kill).await.unwrap();
     });
@@ -49,6 +52,32 @@ fn embedder_main() {
 struct Stage {
     directory: PathBuf,
     traces: PathBuf,
+    /// A list of CNI plugins, where sandboxes are to have a real network.
+    network: Option<String>,
+}
+
+/// What there is on the host of all this.
+#[derive(Debug, PartialEq, Eq)]
+struct Census {
+    processes: BTreeMap<u32, String>,
+    state: Vec<String>,
+    /// What networks made of files have left.
+    traces: Vec<String>,
+    mounts: usize,
+    groups: Vec<PathBuf>,
+    /// Interfaces and network namespaces, and addresses that are taken.
+    links: Vec<String>,
+    namespaces: Vec<String>,
+    leases: Vec<String>,
+}
+
+fn names(path: PathBuf) -> Vec<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    names
 }
 
 impl Stage {
@@ -59,7 +88,26 @@ impl Stage {
         Self {
             directory: host.directory.path().to_owned(),
             traces,
+            network: None,
         }
+    }
+
+    /// A bridge whose addresses are leased, in the namespace of this process.
+    fn with_plugins(mut self) -> Self {
+        let directory = self.directory.display();
+        self.network = Some(format!(
+            r#"{{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+                {{"type": "bridge", "bridge": "cni0", "isGateway": true,
+                  "ipam": {{"type": "host-local", "dataDir": "{directory}/leases",
+                    "ranges": [[{{"subnet": "10.7.0.0/24"}}]]}}}}]}}"#
+        ));
+        self
+    }
+
+    /// The control group that the mortals are in, below the roots.
+    fn group(&self) -> String {
+        let name = self.directory.file_name().unwrap().to_string_lossy();
+        format!("kata-test-{name}")
     }
 
     fn orders(&self, die_at: usize) -> Orders {
@@ -82,16 +130,44 @@ impl Stage {
         on_drop: OnDrop,
     ) -> kata_sandbox::Result<Sandbox> {
         let builder = runtime.sandbox(id).memory(MemorySize::mib(128));
-        let builder = builder.boot_timeout(Duration::from_secs(60));
+        let mut builder = builder.boot_timeout(Duration::from_secs(60));
+        if let Some(list) = &self.network {
+            let cni = Cni::from_json(list).unwrap();
+            builder = builder.network(cni.state_dir(self.directory.join("cni")));
+        }
+        if id == "mortal" && rustix::process::geteuid().is_root() {
+            builder = builder.cgroup(format!("/{}/pod", self.group()));
+        }
         builder.on_drop(on_drop).start().await
     }
 
     async fn sleeper(&self, sandbox: &Sandbox) -> kata_sandbox::Result<kata_sandbox::Container> {
         let rootfs = kata_sandbox::Rootfs::Dir(self.directory.join("root"));
-        let spec = kata_sandbox::ContainerSpec::new(rootfs).command(["/bin/sleep", "100000"]);
+        let mut spec = kata_sandbox::ContainerSpec::new(rootfs).command(["/bin/sleep", "100000"]);
+        if sandbox.id() == "mortal" {
+            let hook = |word: &str| {
+                let script = format!("echo {word} >> {}", self.directory.join("heard").display());
+                serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+            };
+            let hooks = serde_json::json!({
+                "createRuntime": hook("begin"), "poststop": hook("end"),
+            });
+            let hooks = serde_json::from_value(hooks).unwrap();
+            spec = spec.allow_host_hooks().edit_oci(|spec| {
+                spec.set_hooks(Some(hooks));
+            });
+        }
         let container = sandbox.container("c", spec).await?;
         container.start().await?;
         Ok(container)
+    }
+
+    /// Whether hooks have heard of the end of each container of whose making
+    /// they heard.
+    fn hooks_have_heard(&self) -> bool {
+        let heard = std::fs::read_to_string(self.directory.join("heard")).unwrap_or_default();
+        let count = |word| heard.lines().filter(|line| *line == word).count();
+        count("end") >= count("begin")
     }
 
     /// Starts, creates, executes, stops and deletes.
@@ -105,30 +181,37 @@ impl Stage {
         sandbox.delete().await
     }
 
-    /// What there is on the host of all this: processes, state, networks,
-    /// mounts.
-    fn census(&self) -> (BTreeMap<u32, String>, Vec<String>, Vec<String>, usize) {
-        let names = |path: PathBuf| {
-            let entries = std::fs::read_dir(path).unwrap().flatten();
-            let mut names: Vec<_> = entries
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect();
-            names.sort_unstable();
-            names
-        };
+    fn census(&self) -> Census {
         let directory = self.directory.display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        (
-            processes_of(&self.directory),
-            names(self.directory.join("s")),
-            names(self.traces.clone()),
-            mounts.lines().filter(|it| it.contains(&directory)).count(),
-        )
+        let mut leases = names(self.directory.join("leases/pods"));
+        // What the plugin keeps for itself.
+        leases.retain(|name| name.starts_with("10."));
+        let devices = std::fs::read_to_string("/proc/self/net/dev").unwrap();
+        let mut links: Vec<_> = devices
+            .lines()
+            .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+            .collect();
+        links.sort_unstable();
+        Census {
+            processes: processes_of(&self.directory),
+            state: names(self.directory.join("s")),
+            traces: names(self.traces.clone()),
+            mounts: mounts.lines().filter(|it| it.contains(&directory)).count(),
+            groups: groups(&self.group()),
+            links,
+            // Of the namespace's directory, others make use, too.
+            namespaces: match &self.network {
+                Some(_) => names("/run/netns".into()),
+                None => Vec::new(),
+            },
+            leases,
+        }
     }
 
     /// Recovers in a program of its own, as it were, and looks that the
     /// bystander is well and nothing else is left.
-    async fn recover(&self, host: &Host, before: &<Self as Counted>::Census, moment: usize) {
+    async fn recover(&self, host: &Host, before: &Census, moment: usize) {
         let runtime = self.runtime(host.builder(), 0);
         let recovered = runtime.recover().await.unwrap();
         let mut live = 0;
@@ -151,6 +234,7 @@ impl Stage {
             }
         }
         assert_eq!(live, 1, "step {moment}");
+        assert!(self.hooks_have_heard(), "step {moment}");
         // A monitor that was forked and not yet written down dies by itself.
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.census() != *before {
@@ -164,19 +248,16 @@ impl Stage {
     }
 }
 
-/// Names the type of a census.
-trait Counted {
-    type Census;
+/// Control groups of that name, in all hierarchies.
+fn groups(name: &str) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    let groups = mounts.map(|line| Path::new(line.split(' ').nth(4).unwrap()).join(name));
+    groups.filter(|group| group.exists()).collect()
 }
 
-impl Counted for Stage {
-    type Census = (BTreeMap<u32, String>, Vec<String>, Vec<String>, usize);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_supervisor_that_is_killed_at_any_step_leaves_nothing_after_recovery() {
-    let Some(host) = Host::new() else { return };
-    let stage = Stage::new(&host);
+/// Kills a supervisor at each step of a sandbox's life, and recovers.
+async fn walk(host: &Host, stage: &Stage) {
     let calm = stage.runtime(host.builder(), 0);
     let bystander = stage.start(&calm, "bystander", OnDrop::Detach).await;
     stage.sleeper(&bystander.unwrap()).await.unwrap();
@@ -187,7 +268,7 @@ async fn a_supervisor_that_is_killed_at_any_step_leaves_nothing_after_recovery()
         let runtime = stage.runtime(host.builder(), moment);
         let lived = stage.whole_life(&runtime, OnDrop::Detach).await;
         drop(runtime);
-        stage.recover(&host, &before, moment).await;
+        stage.recover(host, &before, moment).await;
         match lived {
             Ok(()) => break,
             Err(error) => println!("step {moment}: {error:#}"),
@@ -198,6 +279,35 @@ async fn a_supervisor_that_is_killed_at_any_step_leaves_nothing_after_recovery()
     let runtime = stage.runtime(host.builder(), 0);
     let bystander = runtime.attach("bystander").await.unwrap();
     bystander.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_that_is_killed_at_any_step_leaves_nothing_after_recovery() {
+    let Some(host) = Host::new() else { return };
+    walk(&host, &Stage::new(&host)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_in_a_real_network_leaves_no_interface_namespace_or_lease() {
+    if !on_its_own("one_in_a_real_network_leaves_no_interface_namespace_or_lease") {
+        return;
+    }
+    if !Path::new("/usr/lib/cni/bridge").is_file() {
+        eprintln!("skipped: there are no CNI plugins in /usr/lib/cni");
+        return;
+    }
+    let Some(host) = Host::new() else { return };
+    let stage = Stage::new(&host).with_plugins();
+    walk(&host, &stage).await;
+    let left = stage.census();
+    assert!(
+        !left.links.iter().any(|it| it.starts_with("veth")),
+        "{left:?}"
+    );
+    assert!(
+        left.leases.is_empty() && left.namespaces.is_empty(),
+        "{left:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

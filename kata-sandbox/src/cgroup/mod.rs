@@ -14,6 +14,7 @@ mod hierarchy;
 mod limits;
 mod path;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -254,6 +255,19 @@ impl Drop for Cgroup {
             log::warn!(error:%; "a control group is left behind");
         }
     }
+}
+
+/// The processes in these directories of control groups.
+pub(crate) fn processes(groups: &[PathBuf]) -> BTreeSet<u32> {
+    let listed = groups
+        .iter()
+        // One that is gone has none.
+        .filter_map(|group| std::fs::read_to_string(group.join("cgroup.procs")).ok());
+    let ids = listed.flat_map(|list| {
+        let ids = list.lines().filter_map(|id| id.parse().ok());
+        ids.collect::<Vec<u32>>()
+    });
+    ids.collect()
 }
 
 /// Removes directories of control groups, the last first. Those that others are

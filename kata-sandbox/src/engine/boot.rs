@@ -195,6 +195,7 @@ impl Attempt<'_> {
         };
         let procs = made.procs();
         site.set_cgroup(made);
+        self.shared.state.steps().reach("control group made");
         entered.map_err(failed)?;
         Ok(procs)
     }

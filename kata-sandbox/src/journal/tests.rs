@@ -240,3 +240,33 @@ fn long_ids_still_have_short_socket_paths() {
     assert!(state("/run/user/1000/kata".into()).sockets_fit(&id));
     assert!(!state(format!("/{}", "d".repeat(90)).into()).sockets_fit("a"));
 }
+
+#[test]
+fn a_group_in_which_something_still_ends_is_removed_when_it_has() {
+    let name = format!("/kata-test-{}-ends/a", std::process::id());
+    let plan = crate::cgroup::Plan::new(&name).unwrap();
+    let made = plan.missing().to_vec();
+    let Ok(group) = plan.make(&crate::cgroup::HostLimits::default()) else {
+        eprintln!("skipped: this user makes no control groups here");
+        return;
+    };
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", "read line"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for procs in group.procs() {
+        std::fs::write(procs, child.id().to_string()).unwrap();
+    }
+    std::mem::forget(group); // as a process that was killed does
+    let (_directory, state) = state();
+    let mut dir = claim(&state, "a", None);
+    let noted = made.clone();
+    dir.note(|record| record.cgroups = noted)().unwrap();
+    dir.leave();
+    let sweeping = std::thread::spawn(move || swept(&state));
+    drop(child.stdin.take()); // it ends by itself
+    assert_eq!(sweeping.join().unwrap(), ["a"]);
+    assert!(made.iter().all(|group| !group.exists()));
+    child.wait().unwrap();
+}
