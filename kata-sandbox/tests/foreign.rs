@@ -22,7 +22,7 @@ fn without_agent(image: &Path, copy: &Path) {
     for entry in std::fs::read_dir(image).unwrap().flatten() {
         let name = entry.file_name();
         if name != "manifest.json" {
-            std::os::unix::fs::symlink(entry.path(), copy.join(name)).unwrap();
+            symlink(entry.path(), copy.join(name)).unwrap();
         }
     }
     let manifest = std::fs::read(image.join("manifest.json")).unwrap();
