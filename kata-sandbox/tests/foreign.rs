@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::{Host, leftovers::Census, sh, text};
 use kata_image::ForeignImage;
+use kata_protocol::manifest::Manifest;
 use kata_sandbox::{
     ErrorKind, Exit, MemorySize, PtySize, RuntimeBuilder, Sandbox, Signal, StdioMode,
 };
@@ -196,6 +197,13 @@ fn release(host: &Host, init: Option<&str>) -> Option<PathBuf> {
         eprintln!("skipped: KATA_AGENT names no agent");
         return None;
     };
+    let manifest = Manifest::load(host.image()).unwrap();
+    if !manifest.modules.is_empty() {
+        eprintln!(
+            "skipped: the image's kernel finds its disks by modules, and a release's does not"
+        );
+        return None;
+    }
     let root = host.rootfs("guest");
     for part in ["dev", "proc", "run", "sys", "sbin", "usr/bin", "etc/kata"] {
         std::fs::create_dir_all(root.join(part)).unwrap();
@@ -228,11 +236,8 @@ fn release(host: &Host, init: Option<&str>) -> Option<PathBuf> {
     let release = host.directory.path().join("release");
     std::fs::create_dir(&release).unwrap();
     std::fs::write(release.join("kata-containers.img"), disk).unwrap();
-    std::fs::copy(
-        host.image().join("vmlinux"),
-        release.join("vmlinux.container"),
-    )
-    .unwrap();
+    let kernel = host.image().join(manifest.kernel.file);
+    std::fs::copy(kernel, release.join("vmlinux.container")).unwrap();
     Some(release)
 }
 
