@@ -101,6 +101,20 @@ impl PciBus {
         taken
     }
 
+    /// Tells the listener where the function in `slot` is, which was restored.
+    pub fn tell_place(&self, slot: Slot) {
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let function = functions.get(usize::from(slot.0)).cloned().flatten();
+        drop(functions);
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(function), Some(listener)) = (function, &self.listener) {
+            listener.moved(slot, None, function.bar());
+        }
+    }
+
     /// The guest reads from the ports, `offset` from [`ConfigPorts::BASE`] on.
     pub fn read_port(&self, offset: u16, data: &mut [u8]) {
         let ports = *self.ports.lock().unwrap_or_else(PoisonError::into_inner);

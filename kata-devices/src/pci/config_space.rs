@@ -116,6 +116,23 @@ impl ConfigSpace {
         }
     }
 
+    /// Takes over what a guest has written to a space that is else the same; `false`,
+    /// and nothing is changed, when it is not.
+    #[must_use]
+    pub(crate) fn take_over(&mut self, bytes: &[u8]) -> bool {
+        let Ok(bytes) = <[u8; CONFIG_SIZE]>::try_from(bytes) else {
+            return false;
+        };
+        let own = self.bytes.iter().zip(&self.writable);
+        let same = own
+            .zip(&bytes)
+            .all(|((own, mask), new)| own & !mask == new & !mask);
+        if same {
+            self.bytes = bytes;
+        }
+        same
+    }
+
     /// Bytes from `at` on.
     pub(crate) fn get<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut bytes = [0; N];

@@ -111,6 +111,21 @@ impl PciDriver {
         }
     }
 
+    /// Puts another function, and bus, in the place of this: as it is in a machine
+    /// that is made anew. Memory and queues stay.
+    pub fn replace(&mut self, device: Box<dyn VirtioDevice>) {
+        let vectors = Vectors::new(PciTransport::vectors(&*device));
+        let router = Arc::clone(&vectors) as Arc<dyn MsiRouter>;
+        let memory = Arc::clone(self.arena.memory());
+        let transport = Arc::new(PciTransport::new(device, memory, router).unwrap());
+        self.bus = PciBus::new(None);
+        self.slot = self.bus.add(Arc::clone(&transport) as _).unwrap();
+        (self.transport, self.vectors) = (transport, vectors);
+        for (queue, doorbell) in self.queues.iter_mut().zip(self.transport.kicks()) {
+            queue.kick = doorbell.kick;
+        }
+    }
+
     fn select(&self, register: u16) -> u16 {
         let slot = u32::from(self.slot.0) << 11;
         let address = 0x8000_0000 | slot | u32::from(register & !3);

@@ -10,9 +10,11 @@
 mod capabilities;
 mod msix;
 mod registers;
+mod state;
 #[cfg(test)]
 mod tests;
 mod transport;
 
 pub use msix::{MsiMessage, MsiRouter};
+pub use state::PciState;
 pub use transport::{PciDoorbell, PciTransport};

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::virtio::Interrupt;
 
 /// A message-signalled interrupt, as the guest wants it.
@@ -41,6 +43,28 @@ struct Entry {
     pending: bool,
     /// Somebody else signals the vector's eventfd, masked or not.
     direct: bool,
+}
+
+/// What is kept of the vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedVectors {
+    control: u16,
+    entries: Vec<SavedEntry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct SavedEntry {
+    address: u64,
+    data: u32,
+    masked: bool,
+    pending: bool,
+}
+
+impl SavedVectors {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
 }
 
 #[derive(Debug)]
@@ -183,6 +207,43 @@ impl MsixTable {
     fn set_direct(&self, vector: u16) {
         if let Some(entry) = self.lock().entries.get_mut(usize::from(vector)) {
             entry.direct = true;
+        }
+    }
+
+    /// What must be kept.
+    pub(super) fn save(&self) -> SavedVectors {
+        let state = self.lock();
+        let entries = state.entries.iter().map(|entry| SavedEntry {
+            address: entry.message.address,
+            data: entry.message.data,
+            masked: entry.masked,
+            pending: entry.pending,
+        });
+        SavedVectors {
+            control: state.control,
+            entries: entries.collect(),
+        }
+    }
+
+    /// Takes over as many vectors as there are, and routes those that go through.
+    pub(super) fn restore(&self, saved: &SavedVectors) {
+        let mut state = self.lock();
+        state.control = saved.control;
+        for (entry, saved) in state.entries.iter_mut().zip(&saved.entries) {
+            *entry = Entry {
+                message: MsiMessage {
+                    address: saved.address,
+                    data: saved.data,
+                },
+                masked: saved.masked,
+                pending: saved.pending,
+                direct: false,
+            };
+        }
+        for index in 0..state.entries.len() {
+            if !state.entries[index].masked {
+                self.refresh(&mut state, index);
+            }
         }
     }
 

@@ -173,6 +173,54 @@ fn a_queue_can_be_reset_and_used_again() {
     draws(&mut driver);
 }
 
+#[test]
+fn a_paused_function_is_saved_and_goes_on_in_another() {
+    let mut driver = rng();
+    driver.start(QUEUE_FEATURES, 8);
+    draws(&mut driver);
+    assert!(driver.transport.save().is_err(), "it still runs");
+    driver.transport.pause().unwrap();
+    // Offered while nobody looks, and its interrupt masked.
+    driver.write(0x8010 + 12, &[1, 0, 0, 0]);
+    offer(&mut driver);
+    let words = serde_json::to_string(&driver.transport.save().unwrap()).unwrap();
+    let state = serde_json::from_str(&words).unwrap();
+
+    let new = || RngConfig::default().device(&ThreadStart::default());
+    driver.replace(new().unwrap());
+    assert!(!driver.bus.read_memory(BAR_ADDRESS, &mut [0; 4]));
+    driver.transport.restore(&state).unwrap();
+    assert_eq!(driver.read::<1>(0x14), [15], "at its place, and ready");
+    assert!(!driver.vectors.wait(1, MOMENT), "masked");
+    driver.write(0x8010 + 12, &[0; 4]);
+    assert!(driver.vectors.wait(1, PATIENCE));
+    assert_eq!(driver.vectors.route_of(1).unwrap().data, 0x41);
+    assert_eq!(driver.queues[0].used(), Some((0, 100)));
+    draws(&mut driver);
+}
+
+#[test]
+fn a_state_of_another_function_is_refused() {
+    let driver = rng();
+    let words = serde_json::to_value(driver.transport.save().unwrap()).unwrap();
+    let refused = |change: fn(&mut serde_json::Value)| {
+        let mut words = words.clone();
+        change(&mut words);
+        let state = serde_json::from_value(words).unwrap();
+        rng().transport.restore(&state).unwrap_err().to_string()
+    };
+    assert!(refused(|words| words["version"] = 2.into()).contains("version 2"));
+    let damaged: [fn(&mut serde_json::Value); 4] = [
+        |words| words["space"][0] = 1.into(),
+        |words| words["space"] = vec![0; 3].into(),
+        |words| words["vectors"]["entries"] = serde_json::json!([]),
+        |words| words["transport"]["queues"][0]["vector"] = 2.into(),
+    ];
+    for change in damaged {
+        assert!(refused(change).contains("damaged"));
+    }
+}
+
 #[derive(Default)]
 struct Moves(Mutex<Vec<Move>>);
 
@@ -194,11 +242,13 @@ fn whoever_keeps_doorbells_hears_where_they_go() {
     bus.write_ecam(at(0x10), &0xd000_0000u32.to_le_bytes());
     bus.write_ecam(at(0x04), &[2, 0]);
     bus.write_ecam(at(0x10), &0xd001_0000u32.to_le_bytes());
+    bus.tell_place(slot);
     assert!(bus.remove(slot).is_some());
     assert!(bus.remove(Slot(0)).is_none());
     let expected = [
         (slot, None, Some(0xd000_0000)),
         (slot, Some(0xd000_0000), Some(0xd001_0000)),
+        (slot, None, Some(0xd001_0000)),
         (slot, Some(0xd001_0000), None),
     ];
     assert_eq!(*moves.0.lock().unwrap(), expected);

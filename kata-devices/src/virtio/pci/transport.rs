@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::capabilities::Layout;
 use super::msix::{MsiRouter, MsixTable, Silence, Vector};
 use super::registers::{BAR_SIZE, Common, NOTIFY, NOTIFY_STEP, Register, decode};
+use super::state::{PciState, damaged};
 use crate::Result;
-use crate::pci::PciFunction;
+use crate::pci::{CONFIG_SIZE, PciFunction};
 use crate::virtio::negotiation::Negotiation;
-use crate::virtio::state::{StateError, TransportState};
+use crate::virtio::state::StateError;
 use crate::virtio::{GuestMemory, Interrupt, Kick, VirtioDevice};
 
 /// `VIRTIO_MSI_NO_VECTOR` (§4.1.5.1.2).
@@ -136,14 +137,49 @@ impl PciTransport {
         self.lock().negotiation.resume()
     }
 
-    /// The state of a paused device, without its configuration space and vectors,
-    /// which are the bus's.
+    /// The state of a paused device.
     ///
     /// # Errors
     /// [`StateError::Unavailable`] when the device is not paused, or has state
     /// that cannot be saved.
-    pub fn save(&self) -> std::result::Result<TransportState, StateError> {
-        self.lock().negotiation.save()
+    pub fn save(&self) -> std::result::Result<PciState, StateError> {
+        let mut state = self.lock();
+        let transport = state.negotiation.save()?;
+        let config_vector = self.config_vector.load(Ordering::Acquire);
+        let config_vector = u16::try_from(config_vector).unwrap_or(NO_VECTOR);
+        let space: [u8; CONFIG_SIZE] = state.layout.space.get(0);
+        Ok(PciState::new(
+            &space,
+            config_vector,
+            self.msix.save(),
+            transport,
+        ))
+    }
+
+    /// Makes this function, which was never used, be as the saved one was: it
+    /// answers at the same BAR, of which
+    /// [`PciBus::tell_place`](crate::pci::PciBus::tell_place) tells, and the device
+    /// goes on at once. One that cannot take the state over is of no more use.
+    ///
+    /// # Errors
+    /// When the state is another device's, or of a version that is not known.
+    pub fn restore(&self, saved: &PciState) -> std::result::Result<(), StateError> {
+        saved.check(self.msix.len())?;
+        let mut state = self.lock();
+        if !state.layout.space.take_over(&saved.space) {
+            return Err(damaged("its configuration space is another function's"));
+        }
+        self.note_bar(&state.layout);
+        let config_vector = self.vector(saved.config_vector.into()).unwrap_or(NO_VECTOR);
+        self.config_vector
+            .store(config_vector.into(), Ordering::Release);
+        self.msix.restore(&saved.vectors);
+        let negotiation = &mut state.negotiation;
+        negotiation.restore(
+            &saved.transport,
+            self.config_interrupt(),
+            &self.interrupts_of_queues(),
+        )
     }
 
     /// How often the driver did what no driver does.
@@ -166,6 +202,15 @@ impl PciTransport {
             msix: Arc::clone(&self.msix),
             vector: Arc::clone(&self.config_vector),
         })
+    }
+
+    /// What used buffers of a queue with some vector are told by.
+    fn interrupts_of_queues(&self) -> impl Fn(usize, Option<u16>) -> Arc<dyn Interrupt> + use<> {
+        let msix = Arc::clone(&self.msix);
+        move |_, vector| match vector {
+            Some(vector) => Arc::new(Vector::new(&msix, vector)),
+            None => Arc::new(Silence),
+        }
     }
 
     fn note_bar(&self, layout: &Layout) {
@@ -246,13 +291,7 @@ impl PciTransport {
     }
 
     fn write_common(&self, negotiation: &mut Negotiation, register: Common, value: u32) {
-        let msix = Arc::clone(&self.msix);
-        let interrupt_of = move |_: usize, vector: Option<u16>| -> Arc<dyn Interrupt> {
-            match vector {
-                Some(vector) => Arc::new(Vector::new(&msix, vector)),
-                None => Arc::new(Silence),
-            }
-        };
+        let interrupt_of = self.interrupts_of_queues();
         match register {
             Common::DeviceFeatureSelect => negotiation.select_offered(value),
             Common::DriverFeatureSelect => negotiation.select_chosen(value),
