@@ -30,6 +30,8 @@ cases! {
     a_stream_carries_much_both_ways,
     shared_directories_are_read_by_the_guest,
     a_disk_is_read_and_written_by_the_guest,
+    a_console_carries_words_both_ways,
+    a_balloon_takes_memory_and_gives_it_back,
     a_paused_guest_stands_still,
     a_panic_is_reported_with_its_message,
     a_guest_that_ends_itself_is_reported,

@@ -29,6 +29,20 @@ pub async fn a_guest_that_ends_itself_is_reported(subject: &Subject) {
     machine.assert_clean().await;
 }
 
+/// On a platform with a power button, a guest that switches its machine off is told
+/// apart from one that resets it. For such platforms only: not part of the suite.
+///
+/// # Panics
+/// When the backend does otherwise.
+pub async fn a_guest_that_switches_off_is_told_apart(subject: &Subject) {
+    for (order, end) in [("off", VmExit::PowerOff), ("end", VmExit::Reset)] {
+        let machine = Machine::boot(subject).await;
+        machine.order(order).await;
+        assert_eq!(machine.ending().await, end);
+        machine.assert_clean().await;
+    }
+}
+
 /// A kernel that panics is told apart, and its message is in the console tail.
 ///
 /// # Panics

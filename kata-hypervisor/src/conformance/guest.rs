@@ -11,14 +11,16 @@ use crate::config::{KernelCommandLine, MemorySize};
 /// A guest for the cases. Its first process, once up, connects to vsock port
 /// [`READY`](Self::READY) of the host, echoes on port [`ECHO`](Self::ECHO),
 /// reads a word on port [`ORDERS`](Self::ORDERS): `panic` makes its kernel
-/// panic, `end` makes it end its machine; and reads `<tag> <path>` on port
+/// panic, `end` makes it end its machine, `off` switches it off; and reads `<tag> <path>` on port
 /// [`FILES`](Self::FILES), to be answered by that file of that virtio-fs. On
 /// port [`DISKS`](Self::DISKS) it reads `<serial> [<word>]`, writes the word to
 /// the disk of that serial number if there is one, and answers by its first 512
 /// bytes, or by `error: …`. On port [`SIZE`](Self::SIZE) it brings all
 /// processors online and says `<processors> <KiB of memory>`. On port
 /// [`CLOCK`](Self::CLOCK) it says how many milliseconds have passed in it, and
-/// on port [`NICS`](Self::NICS) the hardware address of each network device.
+/// on port [`NICS`](Self::NICS) the hardware address of each network device. On port
+/// [`CONSOLE`](Self::CONSOLE) it reads a word, writes it to `hvc0`, and answers by
+/// a line that it reads there.
 ///
 /// [`Guest::from_environment`] builds one from source; a backend that needs
 /// another guest makes its own to this contract.
@@ -52,6 +54,8 @@ impl Guest {
     pub const CLOCK: u32 = 17;
     /// The vsock port on which it tells its network devices.
     pub const NICS: u32 = 19;
+    /// The guest's port that writes to its console, and reads there.
+    pub const CONSOLE: u32 = 23;
     /// The guest's port that says how large the machine is.
     pub const SIZE: u32 = 15;
 

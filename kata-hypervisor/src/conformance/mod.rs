@@ -20,6 +20,8 @@
 //! An `Err` from `subject` skips each case aloud with that reason. Cases run at
 //! the same time as each other: none looks at more of the host than it made.
 
+mod ballooning;
+mod consoles;
 mod dialling;
 mod disks;
 mod endings;
@@ -36,6 +38,8 @@ mod subject;
 mod suite;
 mod traces;
 
+pub use ballooning::a_balloon_takes_memory_and_gives_it_back;
+pub use consoles::a_console_carries_words_both_ways;
 pub use dialling::{
     a_port_where_nobody_listens_is_refused, a_stream_carries_much_both_ways,
     many_streams_at_once_are_kept_apart,
@@ -45,8 +49,9 @@ pub use disks::{
     a_disk_that_is_written_belongs_to_one_machine,
 };
 pub use endings::{
-    a_guest_that_ends_itself_is_reported, a_monitor_killed_from_outside_is_a_crash,
-    a_panic_is_reported_with_its_message, an_awaited_end_that_does_not_come_is_a_kill,
+    a_guest_that_ends_itself_is_reported, a_guest_that_switches_off_is_told_apart,
+    a_monitor_killed_from_outside_is_a_crash, a_panic_is_reported_with_its_message,
+    an_awaited_end_that_does_not_come_is_a_kill,
 };
 pub use failures::{
     a_backend_that_cannot_work_says_why, a_description_that_makes_no_machine_is_refused,

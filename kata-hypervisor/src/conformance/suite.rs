@@ -25,6 +25,8 @@ macro_rules! conformance_suite {
             a_nic_that_is_attached_is_found_and_goes_again,
             a_disk_that_is_written_belongs_to_one_machine,
             a_machine_grows_and_shrinks,
+            a_console_carries_words_both_ways,
+            a_balloon_takes_memory_and_gives_it_back,
             a_backend_that_cannot_work_says_why,
             a_description_that_makes_no_machine_is_refused,
             a_file_that_is_no_kernel_is_refused,

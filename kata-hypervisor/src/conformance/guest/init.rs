@@ -16,6 +16,7 @@ const FILES: u32 = 11;
 const DISKS: u32 = 13;
 const CLOCK: u32 = 17;
 const SIZE: u32 = 15;
+const CONSOLE: u32 = 23;
 const NICS: u32 = 19;
 
 const AF_VSOCK: i32 = 40;
@@ -23,6 +24,7 @@ const SOCK_STREAM: i32 = 1;
 const ANY: u32 = u32::MAX;
 const HOST: u32 = 2;
 const RESTART: i32 = 0x0123_4567;
+const POWER_OFF: i32 = 0x4321_fedc;
 
 #[repr(C)]
 struct Address {
@@ -59,6 +61,7 @@ fn main() {
     serve(listen_on(DISKS), show_disk);
     serve(listen_on(CLOCK), tell_time);
     serve(listen_on(SIZE), tell_size);
+    serve(listen_on(CONSOLE), talk);
     serve(listen_on(NICS), tell_nics);
     announce();
     loop {
@@ -70,6 +73,8 @@ fn main() {
             "panic" => std::process::exit(3),
             // SAFETY: a system call without pointers.
             "end" => unsafe { drop(reboot(RESTART)) },
+            // SAFETY: likewise.
+            "off" => unsafe { drop(reboot(POWER_OFF)) },
             other => eprintln!("unknown order {other:?}"),
         }
     }
@@ -232,6 +237,29 @@ fn announce() {
             let _ = File::from_raw_fd(fd).write_all(b"up\n");
         }
     }
+}
+
+/// Reads a word, writes it to the console of programs, and sends a line that was
+/// typed there.
+fn talk(mut stream: File) {
+    let mut word = String::new();
+    let _ = stream.read_to_string(&mut word);
+    let _ = match exchange(&word) {
+        Ok(line) => stream.write_all(&line),
+        Err(error) => write!(stream, "error: {error}"),
+    };
+}
+
+fn exchange(word: &str) -> std::io::Result<Vec<u8>> {
+    let mut options = std::fs::OpenOptions::new();
+    let mut console = options.read(true).write(true).open("/devices/hvc0")?;
+    console.write_all(word.as_bytes())?;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.last() != Some(&b'\n') && console.read(&mut byte)? > 0 {
+        line.extend(byte);
+    }
+    Ok(line)
 }
 
 /// Sends the milliseconds that have passed here since this was first asked.
