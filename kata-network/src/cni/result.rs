@@ -281,7 +281,71 @@ mod tests {
         }
     }
 
+    /// Keys that results have, and some that belong elsewhere in them.
+    const KEYS: &[&str] = &[
+        "interfaces",
+        "ips",
+        "ip4",
+        "ip6",
+        "ip",
+        "routes",
+        "dns",
+        "nameservers",
+        "domain",
+        "search",
+        "options",
+        "name",
+        "sandbox",
+        "address",
+        "gateway",
+        "interface",
+        "dst",
+        "gw",
+        "cniVersion",
+        "version",
+        "mac",
+        "mtu",
+    ];
+
+    /// JSON of any shape, with such keys.
+    fn anything() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let text = prop_oneof![
+            Just("10.0.0.1/24"),
+            Just("fe80::1/64"),
+            Just("10.0.0.1"),
+            Just("0.3.1"),
+            Just("")
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (0..4_u64).prop_map(Value::from),
+            text.prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            let key = prop::sample::select(KEYS).prop_map(str::to_owned);
+            let members = prop::collection::btree_map(key, inner.clone(), 0..6);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                members.prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
     proptest::proptest! {
+        #[test]
+        fn whatever_json_is_answered_is_survived(value in anything()) {
+            if let Ok(result) = PluginResult::parse(&value) {
+                for version in [Version::V0_4, Version::V1_1] {
+                    let again = PluginResult::parse(&result.to_value(version));
+                    proptest::prop_assert_eq!(again.unwrap().addresses, result.addresses.clone());
+                }
+            }
+        }
+
         #[test]
         fn whatever_is_answered_is_survived(
             name in ".*", address in ".*", index in proptest::option::of(0..9_u64),

@@ -43,7 +43,7 @@ impl Link {
         Ok(links.collect())
     }
 
-    fn of(message: LinkMessage) -> Self {
+    pub(crate) fn of(message: LinkMessage) -> Self {
         let flags = message.header.flags;
         let mut link = Self {
             index: message.header.index,

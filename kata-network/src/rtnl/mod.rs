@@ -12,3 +12,5 @@ mod socket;
 pub(crate) use links::{Link, tap_up};
 pub(crate) use redirect::{redirect, undo_redirect};
 pub(crate) use socket::Rtnl;
+#[cfg(test)]
+pub(crate) use socket::parse;

@@ -6,6 +6,8 @@
 //! that come with an address, the three rules that are always there.
 
 mod address;
+#[cfg(test)]
+mod hostile_tests;
 mod neighbor;
 mod route;
 mod rule;
