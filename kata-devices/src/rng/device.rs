@@ -59,11 +59,16 @@ impl Rng {
                 return Ok(false);
             };
             let head = chain.head_index();
-            let filled = Chain::parse(&memory, chain)
-                .map_err(|error| error.to_string())
-                .and_then(|chain| fill(&chain.writable).map_err(|error| error.to_string()));
-            let written = filled.unwrap_or_else(|error| {
-                self.complain(&error);
+            let chain = match Chain::parse(&memory, chain) {
+                Ok(chain) => chain,
+                Err(error) => {
+                    queue.fault();
+                    self.complain(&error.to_string());
+                    return Ok(false);
+                }
+            };
+            let written = fill(&chain.writable).unwrap_or_else(|error| {
+                self.complain(&format!("the host has no entropy: {error}"));
                 0
             });
             self.limiter.take(u64::from(written));

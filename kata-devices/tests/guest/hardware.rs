@@ -113,6 +113,72 @@ fn a_file_system_lives_on_it(guest: &mut Guest, name: &str) {
     ));
 }
 
+/// The output of a program of the host; `None`, aloud, where there is none.
+fn host(program: &str, arguments: &[&str]) -> Option<std::process::Output> {
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .inspect_err(|error| eprintln!("skipped: {program}: {error}"))
+        .ok()
+}
+
+#[test]
+fn a_file_system_of_the_host_is_whole_after_a_guest_has_used_it() {
+    let Some(kernel) = kernel() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    let file = std::fs::File::create(&disk).unwrap();
+    file.set_len(64 << 20).unwrap();
+    let path = disk.to_str().unwrap();
+    let Some(made) = host("mkfs.ext4", &["-q", "-F", path]) else {
+        return;
+    };
+    assert!(made.status.success(), "{made:?}");
+    let mut config = BlkConfig::new(&disk);
+    config.queues = 2;
+    let server = Server::blk(&config, &dir.path().join("disk-vhost")).unwrap();
+    let socket = dir.path().join("disk-vhost");
+    let devices = vhost_user("vhost-user-blk,num-queues=2", "d0", &socket);
+    let mut guest = Guest::boot(&kernel, dir.path(), &devices);
+    let (status, output) = guest.run("mkdir /disk && mount -t ext4 /dev/vda /disk");
+    if status != 0 {
+        return eprintln!("skipped: the guest has no ext4: {output}");
+    }
+    guest.ok("head -c 8000000 /dev/urandom > /disk/kept && cp /disk/kept /disk/gone");
+    let sum = guest.ok("sync && md5sum < /disk/kept");
+    guest.ok("umount /disk && echo 3 > /proc/sys/vm/drop_caches");
+    guest.ok("mount -t ext4 /dev/vda /disk && cmp /disk/kept /disk/gone");
+    let full = file_blocks(&file);
+    guest.ok("rm /disk/gone && sync");
+    // What is not used any more goes back to the host.
+    let (status, _) = guest.run("fstrim /disk");
+    guest.ok("umount /disk");
+    if status == 0 {
+        let left = file_blocks(&file);
+        assert!(left + 10_000 < full, "{full} blocks, then {left}");
+    } else {
+        eprintln!("skipped: the guest cannot trim");
+    }
+    drop(guest);
+    server.shutdown();
+    let Some(checked) = host("fsck.ext4", &["-f", "-n", path]) else {
+        return;
+    };
+    assert!(checked.status.success(), "{checked:?}");
+    if let Some(read) = host("debugfs", &["-R", "cat /kept", path]) {
+        assert_eq!(read.stdout.len(), 8_000_000);
+        assert!(sum.contains(&md5(&read.stdout)), "{sum}");
+    }
+}
+
+fn file_blocks(file: &std::fs::File) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    file.sync_all().unwrap();
+    file.metadata().unwrap().blocks()
+}
+
 #[test]
 fn a_linux_guest_draws_entropy() {
     let Some(kernel) = kernel() else {
