@@ -365,3 +365,7 @@ impl Pause for KvmVm {
             .await
     }
 }
+
+#[cfg(test)]
+#[path = "vm_tests.rs"]
+mod tests;
