@@ -5,7 +5,7 @@ export KATA_CACHE ?= $(CURDIR)/.cache
 # Options of `kata-image build` for the demo's kernel: --kernel-package,
 # --kernel-minimal, --kernel-installed or --kernel FILE.
 KERNEL ?= --kernel-package
-# Which figures `make bench` measures: start exec stream size crowd memory supervisor.
+# Which figures `make bench` measures: start exec stream size crowd memory supervisor network.
 FIGURES ?=
 
 .PHONY: help demo test test-aarch64 lint ci bench image clean

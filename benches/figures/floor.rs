@@ -13,19 +13,19 @@ use tokio::process::Command;
 /// What the init prints; see `guest-probe`.
 const LINE: &str = "floor";
 /// Options that a floor shares with a sandbox, each with one argument.
-const SHARED: [&str; 7] = [
-    "-M", "-machine", "-accel", "-cpu", "-global", "-append", "-kernel",
+const SHARED: [&str; 8] = [
+    "-M", "-machine", "-accel", "-cpu", "-smp", "-global", "-append", "-kernel",
 ];
 
-pub(crate) struct Floor {
+/// What a floor has of a sandbox's QEMU.
+pub(crate) struct Model {
     program: PathBuf,
     arguments: Vec<String>,
-    initramfs: tempfile::NamedTempFile,
 }
 
-impl Floor {
-    /// The floor of the QEMU that is this process's child now.
-    pub(crate) fn of_child(probe: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+impl Model {
+    /// That of the QEMU that is this process's child now.
+    pub(crate) fn of_child() -> Result<Self, Box<dyn std::error::Error>> {
         let (program, words) = child()?.ok_or("no QEMU runs below this process")?;
         let mut arguments = Vec::new();
         for pair in words.windows(2) {
@@ -43,6 +43,43 @@ impl Floor {
                 arguments.extend([pair[0].clone(), value]);
             }
         }
+        Ok(Self { program, arguments })
+    }
+
+    /// Whether its devices are on a PCI bus.
+    pub(crate) fn has_pci(&self) -> bool {
+        !self
+            .arguments
+            .iter()
+            .any(|word| word.starts_with("microvm"))
+    }
+
+    /// Its QEMU with that initramfs, without devices but for a serial port,
+    /// which is the process's standard output.
+    pub(crate) fn command(&self, mib: u64, initramfs: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .args(["-m", &mib.to_string(), "-nodefaults", "-no-user-config"])
+            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
+            .arg("-initrd")
+            .arg(initramfs)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+}
+
+pub(crate) struct Floor {
+    model: Model,
+    initramfs: tempfile::NamedTempFile,
+}
+
+impl Floor {
+    /// The floor of the QEMU that is this process's child now.
+    pub(crate) fn of_child(probe: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let model = Model::of_child()?;
         let mut archive = Archive::new();
         archive.insert(
             "init",
@@ -64,33 +101,13 @@ impl Floor {
             &initramfs,
             archive.to_bytes().ok_or("the archive is too large")?,
         )?;
-        Ok(Self {
-            program,
-            arguments,
-            initramfs,
-        })
+        Ok(Self { model, initramfs })
     }
 
     /// From starting QEMU until the line is on the serial port.
     pub(crate) async fn boot(&self, mib: u64) -> Result<Duration, Box<dyn std::error::Error>> {
         let began = Instant::now();
-        let mut child = Command::new(&self.program)
-            .args(&self.arguments)
-            .args([
-                "-m",
-                &mib.to_string(),
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-            ])
-            .args(["-no-reboot", "-serial", "stdio"])
-            .arg("-initrd")
-            .arg(self.initramfs.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+        let mut child = self.model.command(mib, self.initramfs.path()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("no pipe")?).lines();
         while let Some(line) = lines.next_line().await? {
             if line.trim_end() == LINE {

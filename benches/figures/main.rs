@@ -8,6 +8,7 @@
 mod floor;
 mod host;
 mod measure;
+mod network;
 mod supervisor;
 mod table;
 
@@ -37,23 +38,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().nth(1).as_deref() == Some(supervisor::ARGUMENT) {
         return Ok(kata_sandbox::supervisor::serve(|runtime| runtime)?);
     }
-    let tokio = tokio::runtime::Runtime::new()?;
-    tokio.block_on(measure_all())
-}
-
-async fn measure_all() -> Result<(), Box<dyn std::error::Error>> {
     // `cargo bench` and `cargo test` pass arguments of their own; names select.
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    // While this process has one thread.
+    let network = Kit::find().is_some() && wants("network") && network::enter()?;
+    let tokio = tokio::runtime::Runtime::new()?;
+    tokio.block_on(measure_all(|name| {
+        wants(name) && (network || name != "network")
+    }))
+}
+
+async fn measure_all(wants: impl Fn(&str) -> bool) -> Result<(), Box<dyn std::error::Error>> {
     let Some(kit) = Kit::find() else {
         println!(
             "skipped: set KATA_GUEST_IMAGE, KATA_GUEST_PROBE and KATA_AGENT, or use `make bench`"
         );
         return Ok(());
     };
-    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let mut table = Table::default();
     if wants("start") {
         measure::start(&kit, &mut table).await?;
@@ -75,6 +80,9 @@ async fn measure_all() -> Result<(), Box<dyn std::error::Error>> {
     }
     if wants("supervisor") {
         supervisor::supervisor(&kit, &mut table).await?;
+    }
+    if wants("network") {
+        network::network(&kit, &mut table).await?;
     }
     print!("{table}");
     if table.holds() {

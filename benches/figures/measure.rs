@@ -76,7 +76,7 @@ impl Guest {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }
@@ -183,7 +183,7 @@ async fn spawned(guest: &Guest) -> Outcome<Duration> {
     Ok(Duration::from_nanos(printed.trim().parse()?))
 }
 
-async fn ready(process: &mut Process) -> Outcome {
+pub(crate) async fn ready(process: &mut Process) -> Outcome {
     let output = process.take_stdout().ok_or("no stdout")?;
     match BufReader::new(output).lines().next_line().await? {
         Some(line) if line == "ready" => Ok(()),

@@ -5,7 +5,7 @@ use std::fmt;
 /// One figure beside its floor.
 #[derive(Debug)]
 struct Row {
-    name: &'static str,
+    name: String,
     ours: String,
     floor: String,
     /// Ours in units of the floor, and the most or the least that is wanted.
@@ -46,7 +46,7 @@ impl Table {
         bar: Bar,
     ) {
         let row = Row {
-            name,
+            name: name.to_owned(),
             ours: ours_text,
             floor: floor_text,
             ratio: ours / floor,
@@ -54,6 +54,25 @@ impl Table {
         };
         eprintln!("measured {}: {} against {}", row.name, row.ours, row.floor);
         self.rows.push(row);
+    }
+
+    /// A figure whose ratio is a median of its own: of what was measured in pairs.
+    pub(crate) fn add_pairs(
+        &mut self,
+        name: String,
+        (ours, floor, ratio): (f64, f64, f64),
+        text: fn(f64) -> String,
+        bar: Bar,
+    ) {
+        let (ours, floor) = (text(ours), text(floor));
+        eprintln!("measured {name}: {ours} against {floor}, {ratio:.3}");
+        self.rows.push(Row {
+            name,
+            ours,
+            floor,
+            ratio,
+            bar,
+        });
     }
 
     /// Whether every figure meets its bar.

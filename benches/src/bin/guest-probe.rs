@@ -3,25 +3,30 @@
 //! `spawn PROGRAM COUNT` times fork, exec and wait of a program, and prints the
 //! median in nanoseconds. `echo PORT` sends back what comes on a vsock port,
 //! `source PORT BYTES` sends so many bytes there, `flood BYTES` writes them to
-//! standard output. As pid 1 it prints one line and waits: the least that a guest
-//! can do.
+//! standard output. `network PORT` sends back what comes on a TCP port of either
+//! family, and runs iperf3's server. As `/init` it prints one line and waits: the
+//! least that a guest can do.
 #![expect(
     unsafe_code,
     reason = "fork and exec, timed without std's own work around them"
 )]
 
 use std::ffi::CString;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv6Addr, TcpListener};
 use std::os::fd::AsFd;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
 const CHUNK: usize = 64 * 1024;
+const USAGE: &str = "usage: guest-probe spawn PROGRAM COUNT | echo PORT | source PORT BYTES | \
+                     flood BYTES | network PORT";
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 {
+    // A container's first process has this number too.
+    if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/init") {
         println!("floor");
         loop {
             std::thread::park();
@@ -36,10 +41,8 @@ fn main() -> ExitCode {
             number(port).and_then(|port| number(bytes).and_then(|bytes| source(port, bytes)))
         }
         ["flood", bytes] => number(bytes).and_then(flood),
-        _ => Err(
-            "usage: guest-probe spawn PROGRAM COUNT | echo PORT | source PORT BYTES | flood BYTES"
-                .into(),
-        ),
+        ["network", port] => number(port).and_then(network),
+        _ => Err(USAGE.into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,7 +102,10 @@ fn accept(port: u64) -> Outcome<vsock::VsockStream> {
 }
 
 fn echo(port: u64) -> Outcome {
-    let mut stream = accept(port)?;
+    send_back(&mut accept(port)?)
+}
+
+fn send_back(stream: &mut (impl Read + Write)) -> Outcome {
     let mut buffer = vec![0; CHUNK];
     loop {
         match stream.read(&mut buffer)? {
@@ -107,6 +113,42 @@ fn echo(port: u64) -> Outcome {
             count => stream.write_all(&buffer[..count])?,
         }
     }
+}
+
+/// The other end of the network's figures. A connection that begins with an `i`
+/// is for one transfer of iperf3: the answer says that its server listens. What
+/// comes on any other is sent back.
+fn network(port: u64) -> Outcome {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, u16::try_from(port)?))?;
+    println!("ready");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        stream.set_nodelay(true)?;
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        if first == *b"i" {
+            transfer(&mut stream)?;
+        } else {
+            stream.write_all(&first)?;
+            send_back(&mut stream)?;
+        }
+    }
+    Ok(())
+}
+
+fn transfer(control: &mut impl Write) -> Outcome {
+    let mut iperf = Command::new("/bin/iperf3")
+        .args(["--server", "--one-off", "--interval", "0", "--forceflush"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = BufReader::new(iperf.stdout.take().ok_or("no pipe")?).lines();
+    if !said.any(|line| line.is_ok_and(|line| line.contains("listening"))) {
+        return Err("iperf3 does not listen".into());
+    }
+    control.write_all(b"i")?;
+    said.for_each(drop);
+    iperf.wait()?;
+    Ok(())
 }
 
 fn source(port: u64, bytes: u64) -> Outcome {
