@@ -3,15 +3,10 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
-use kata_devices::virtio::{
-    Activation, DeviceKind, DeviceQueue, DeviceState, StateError, VirtioDevice,
-};
-use kvm_ioctls::VmFd;
 use vm_memory::GuestAddress;
 
 use super::super::bus::Bus;
-use super::super::confine::Filter;
-use super::super::devices::{Place, wire};
+use super::super::confine::{Duties, Filter};
 use super::super::guest::Guest;
 use super::super::memory::Memory;
 use super::super::settings::Settings;
@@ -23,12 +18,12 @@ use crate::console::CONSOLE_TAIL;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device that says what is done to it, and takes its time if it is told to.
+#[derive(Debug)]
 struct Slow {
     name: &'static str,
     log: Sender<String>,
-    /// What it waits for when it is quiesced or ended.
-    go: Option<Receiver<()>>,
-    queue: Option<DeviceQueue>,
+    /// What it waits for when it is paused or ended.
+    go: Option<std::sync::Mutex<Receiver<()>>>,
 }
 
 impl Slow {
@@ -36,73 +31,32 @@ impl Slow {
         let _ = self.log.send(format!("{} {what}", self.name));
     }
 
-    fn no_state() -> StateError {
-        let reason = "it is slow, and no more".to_owned();
-        StateError::Unavailable { reason }
-    }
-
     fn wait(&self) {
         if let Some(go) = &self.go {
-            let _ = go.recv();
+            let _ = go.lock().unwrap().recv();
         }
     }
 }
 
-impl Drop for Slow {
-    fn drop(&mut self) {
+impl Transport for Slow {
+    fn pause(&self) -> io::Result<()> {
+        self.say("pauses");
+        self.wait();
+        Ok(())
+    }
+
+    fn resume(&self) -> io::Result<()> {
+        self.say("resumes");
+        Ok(())
+    }
+
+    fn end(&self) {
         self.say("ends");
         self.wait();
     }
 }
 
-impl VirtioDevice for Slow {
-    fn kind(&self) -> DeviceKind {
-        DeviceKind::BLOCK
-    }
-
-    fn features(&self) -> u64 {
-        1 << 32
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &[16]
-    }
-
-    fn config(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
-
-    fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        self.queue = activation.queues.into_iter().next().map(|(_, queue)| queue);
-        Ok(())
-    }
-
-    fn quiesce(&mut self, _queue: usize) -> io::Result<Option<DeviceQueue>> {
-        self.say("pauses");
-        self.wait();
-        Ok(self.queue.take())
-    }
-
-    fn resume(&mut self, _index: usize, queue: DeviceQueue) -> io::Result<()> {
-        self.say("resumes");
-        self.queue = Some(queue);
-        Ok(())
-    }
-
-    fn reset(&mut self) {}
-
-    fn save(&mut self) -> std::result::Result<DeviceState, StateError> {
-        Err(Self::no_state())
-    }
-
-    fn restore(&mut self, _state: &DeviceState) -> std::result::Result<(), StateError> {
-        Err(Self::no_state())
-    }
-}
-
-/// A machine with a quick device and a slow one, both in use.
+/// A machine with a quick device and a slow one.
 struct Bench {
     vm: Arc<KvmVm>,
     log: Receiver<String>,
@@ -124,43 +78,31 @@ impl Bench {
 
         let (log, said) = channel();
         let (go, waits) = channel();
-        let mut bus = Bus::default();
-        let transports = [("quick", None), ("slow", Some(waits))]
-            .into_iter()
-            .zip([(0xd000_0000, 5), (0xd000_1000, 6)])
-            .map(|((name, go), (address, line))| {
-                let log = log.clone();
-                let device = Box::new(Slow {
-                    name,
-                    log,
-                    go,
-                    queue: None,
-                });
-                let place = Place { address, line };
-                let memory = guest.memory().guest();
-                let transport = wire(device, place, guest.vm(), memory, &mut bus).unwrap();
-                use_it(&transport);
-                (Arc::from(name), transport)
-            })
-            .collect();
-        let vm = Self::machine(guest, transports, bus);
+        let waits = Some(std::sync::Mutex::new(waits));
+        let transports = [("quick", None), ("slow", waits)].map(|(name, go)| {
+            let log = log.clone();
+            let device: Arc<dyn Transport> = Arc::new(Slow { name, log, go });
+            (Arc::from(name), device)
+        });
+        let vm = Self::machine(guest, transports.to_vec());
         let (log, vm) = (said, Arc::new(vm));
         Some(Self { vm, log, go })
     }
 
-    fn machine(guest: Guest, transports: Vec<Named<Arc<MmioTransport>>>, bus: Bus) -> KvmVm {
-        let vcpu = VmFd::create_vcpu(guest.vm(), 0).unwrap();
+    fn machine(guest: Guest, transports: Vec<Named<Arc<dyn Transport>>>) -> KvmVm {
+        let vcpu = guest.vm().create_vcpu(0).unwrap();
         let wiring = Wiring {
             control: Arc::new(Control::new(1)),
-            bus: Arc::new(bus),
+            bus: Arc::new(Bus::default()),
             console: Arc::new(Tail::new(CONSOLE_TAIL)),
-            filter: Arc::new(Filter::vcpu().unwrap()),
+            filter: Arc::new(Filter::vcpu(Duties::default()).unwrap()),
             id: "slow".into(),
         };
         let machine = Machine {
             vcpus: Vcpus::start(vec![(vcpu, None)], &wiring).unwrap(),
             wiring: wiring.clone(),
             transports,
+            balloon: None,
             guest: Arc::new(guest),
         };
         KvmVm {
@@ -168,6 +110,7 @@ impl Bench {
             control: wiring.control,
             console: wiring.console,
             timeline: Timeline::default(),
+            balloon: None,
             // Its processor is held all the same.
             state: Arc::new(Mutex::new(State::Running)),
             kept: machine.keep().unwrap(),
@@ -183,27 +126,6 @@ impl Bench {
         let said = tokio::task::block_in_place(|| self.log.recv_timeout(time));
         assert_eq!(said, Err(RecvTimeoutError::Timeout));
     }
-}
-
-/// Does what a driver does to use a device: the numbers are those of virtio-mmio.
-fn use_it(transport: &MmioTransport) {
-    let write = |register: u64, value: u32| transport.write(register, &value.to_le_bytes());
-    for status in [0, 1, 3] {
-        write(0x70, status);
-    }
-    write(0x24, 1);
-    write(0x20, 1);
-    write(0x70, 11);
-    write(0x30, 0);
-    write(0x38, 16);
-    for (register, address) in [(0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000)] {
-        write(register, address);
-    }
-    write(0x44, 1);
-    write(0x70, 15);
-    let mut status = [0; 4];
-    transport.read(0x70, &mut status);
-    assert_eq!(u32::from_le_bytes(status), 15);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
