@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use common::network::{on_its_own, run};
 use common::{Host, sh, text};
 use kata_sandbox::hypervisor::qemu::{Confinement, Qemu};
 use kata_sandbox::{Container, ErrorKind, Sandbox};
@@ -113,5 +114,24 @@ async fn a_machine_may_run_as_nobody() {
     // And it ends as any other.
     let stats = sandbox.stats().await.unwrap();
     drop(stats);
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_keeps_no_namespace_of_others_busy() {
+    if !on_its_own("a_machine_keeps_no_namespace_of_others_busy") {
+        return;
+    }
+    let Some(host) = Host::new() else { return };
+    // One on a mount that is passed on, as ip(8) makes it, and one that is not.
+    let alone = host.directory.path().join("alone").display().to_string();
+    run(&format!(
+        "ip netns add named; touch {alone}; mount --bind /proc/self/ns/net {alone}"
+    ));
+    let (sandbox, _container) = start(&host, Confinement::default(), None).await;
+    run("ip netns del named");
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", qemu())).unwrap();
+    run(&format!("umount {alone}"));
+    assert!(!mounts.contains(" nsfs "), "{mounts}");
     sandbox.delete().await.unwrap();
 }

@@ -18,6 +18,8 @@ const NAMESPACES: libc::c_int =
 pub(crate) struct Confinement {
     /// Whether it has namespaces of its own.
     pub(crate) namespaces: Namespaces,
+    /// In these: mounts that it has no use for and would keep busy.
+    pub(crate) needless: Vec<CString>,
     /// In these: whether it can write to no file, but for those that it has open
     /// and the ones below. Devices and sockets are no files here.
     pub(crate) read_only: bool,
@@ -72,6 +74,9 @@ impl Confinement {
     fn protect_files(&self) -> io::Result<()> {
         // What the host unmounts goes here, too, and nothing the other way.
         mount(c"none", c"/", libc::MS_REC | libc::MS_SLAVE)?;
+        for needless in &self.needless {
+            unmount(needless);
+        }
         if !self.read_only {
             return Ok(());
         }
@@ -120,6 +125,12 @@ fn mount(source: &CStr, target: &CStr, flags: libc::c_ulong) -> io::Result<()> {
     let mounted =
         unsafe { libc::mount(source.as_ptr(), target.as_ptr(), none, flags, none.cast()) };
     done(mounted.into())
+}
+
+/// Takes a mount and all below it away, if it is still there.
+fn unmount(target: &CStr) {
+    // SAFETY: the string ends with a NUL and outlives the call.
+    unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
 }
 
 /// `struct mount_attr` of mount_setattr(2).

@@ -218,6 +218,7 @@ async fn a_confined_program_has_namespaces_of_its_own_and_writes_where_it_may() 
     let mut program = shell(&script);
     program.confinement = Confinement {
         namespaces: Namespaces::Own,
+        needless: vec![c"/nonexistent".into()],
         read_only: true,
         writable: vec![std::ffi::CString::new(free.to_str().unwrap()).unwrap()],
         user: None,

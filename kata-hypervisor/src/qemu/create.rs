@@ -45,9 +45,10 @@ pub(super) async fn create(qemu: &Qemu, config: VmConfig, began: Instant) -> Res
 
     let settings = &qemu.settings;
     let has_extra = !settings.extra_args.is_empty();
-    let confinement = settings
-        .confinement
-        .prepare(&config, facts.acceleration, has_extra)?;
+    let confinement =
+        settings
+            .confinement
+            .prepare(&config, &facts.binary, facts.acceleration, has_extra)?;
 
     let starting = Instant::now();
     let mut backends = Backends::start(&config)?;
