@@ -24,6 +24,10 @@ const QUEUE_SIZE: u16 = 128;
 /// Chains of a queue before others have their turn.
 const BUDGET: usize = 32;
 
+/// Bytes of page numbers in a chain after which others have their turn: each may
+/// cost a call of the host.
+const LONG: usize = 64 << 10;
+
 /// Bytes of page numbers in one chain: as many as name 1 GiB.
 const MAX_NUMBERS: usize = 1 << 20;
 
@@ -114,12 +118,16 @@ impl Inflatable {
                 return Ok(false);
             };
             let head = chain.head_index();
+            let mut long = false;
             let done = match role {
                 Role::Reporting => self.shared.free(&memory, chain).map(|()| true),
-                _ => Chain::parse(&memory, chain).and_then(|chain| match role {
-                    Role::Inflate => inflate(&memory, &chain, &self.malformed).map(|()| true),
-                    Role::Deflate => Ok(true),
-                    _ => self.shared.hear(&chain).map(|()| false),
+                _ => Chain::parse(&memory, chain).and_then(|chain| {
+                    long = chain.readable_len() > LONG;
+                    match role {
+                        Role::Inflate => inflate(&memory, &chain, &self.malformed).map(|()| true),
+                        Role::Deflate => Ok(true),
+                        _ => self.shared.hear(&chain).map(|()| false),
+                    }
                 }),
             };
             match done {
@@ -135,6 +143,10 @@ impl Inflatable {
                     complain(&self.malformed, &error.to_string());
                     return Ok(false);
                 }
+            }
+            if long {
+                // Somebody may want a turn before all others are taken.
+                return Ok(true);
             }
         }
         Ok(true)

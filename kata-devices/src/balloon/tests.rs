@@ -4,13 +4,15 @@
     reason = "the numbers of a test are small"
 )]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Balloon, BalloonConfig};
-use crate::testing::{Buffer, MmioDriver, SECOND_REGION, WRITE};
-use crate::virtio::ThreadStart;
+use super::{Balloon, BalloonConfig, Inflatable};
+use crate::epoll::Epoll;
+use crate::testing::{Arena, Buffer, DriverQueue, MmioDriver, SECOND_REGION, WRITE};
+use crate::virtio::{Driven, ThreadStart};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const VERSION_1: u64 = 1 << 32;
@@ -49,6 +51,26 @@ fn the_driver_hears_of_a_target_and_tells_how_far_it_is() {
     // The target is not the driver's to change.
     driver.write(0x100, 1);
     assert_eq!(driver.read(0x100), 2560);
+}
+
+#[test]
+fn a_turn_takes_few_of_the_pages_that_are_given_up_at_once() {
+    let mut arena = Arena::new();
+    let handle = Balloon::new().unwrap();
+    let epoll = Arc::new(Epoll::new().unwrap());
+    let mut balloon = Inflatable::new(&BalloonConfig::default(), &handle, &epoll).unwrap();
+    let mut queue = DriverQueue::new(&mut arena, 32, true);
+    balloon.negotiated(VERSION_1);
+    balloon.start(0, queue.device_queue()).unwrap();
+    let numbers = arena.allocate(128 << 10);
+    for head in 0..10 {
+        queue.send(head, &[(numbers, 128 << 10, 0)]);
+    }
+    for turn in 0..10 {
+        assert!(balloon.proceed(), "{turn}");
+        assert_eq!(std::iter::from_fn(|| queue.used()).count(), 1, "{turn}");
+    }
+    assert!(!balloon.proceed());
 }
 
 #[test]

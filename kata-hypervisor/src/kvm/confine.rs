@@ -43,11 +43,14 @@ const COMMON: &[libc::c_long] = &[
 const ACTIVATION: &[libc::c_long] = &[libc::SYS_epoll_ctl, libc::SYS_eventfd2, libc::SYS_fcntl];
 
 /// What it does when a driver resets a device: waits for requests under way,
-/// writes what is left of them, and sends on what the guest had sent.
+/// does what is left of them, and sends on what the guest had sent.
 const RESET: &[libc::c_long] = &[
+    libc::SYS_fallocate,
     libc::SYS_fdatasync,
     libc::SYS_io_uring_enter,
+    libc::SYS_preadv,
     libc::SYS_pwrite64,
+    libc::SYS_pwritev2,
     libc::SYS_sendto,
     libc::SYS_shutdown,
 ];
