@@ -19,6 +19,7 @@ use crate::netns::inside;
 use crate::rtnl::{Link, Rtnl, tap_up};
 use crate::setup::{Network, SetupRequest};
 use crate::tap;
+use crate::wiring::WiringModel;
 
 /// What the guest configures on a device that the caller names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,18 +157,20 @@ impl Network for Tap {
             TapSource::Queues(queues) => {
                 let copies = queues.iter().map(|queue| queue.try_clone());
                 let copies: io::Result<Vec<_>> = copies.collect();
-                copies.map_err(Error::host("copy the queues of a tap"))
+                let copies = copies.map_err(Error::host("copy the queues of a tap"))?;
+                Ok(Attachment::Tap(copies))
             }
             TapSource::Named(name) => {
-                let failed = Error::host(format!("open the tap {name}"));
+                let failed = || Error::host(format!("open the tap {name}"));
+                let mut rtnl = Rtnl::open().map_err(failed())?;
                 // It would be made where there is none.
-                let found = Rtnl::open().and_then(|mut rtnl| Link::find(&mut rtnl, &name));
-                let opened = found.and_then(|_| tap::open_existing(&name, queues));
-                opened.map_err(failed)
+                let link = Link::find(&mut rtnl, &name).map_err(failed())?;
+                WiringModel::None
+                    .of(&link)
+                    .connect(&mut rtnl, &link, queues)
             }
         };
-        let queues = inside(None, "open a tap", open).await?;
-        Ok(self.guest.lease(Attachment::Tap(queues)))
+        Ok(self.guest.lease(inside(None, "open a tap", open).await?))
     }
 
     async fn teardown(&self, _sandbox: &str) -> Result<()> {

@@ -326,6 +326,27 @@ async fn a_tap_that_the_caller_has_is_taken_by_name_and_stays() {
 }
 
 #[tokio::test]
+async fn a_macvtap_is_taken_by_name_and_what_is_no_tap_is_refused() {
+    if !on_its_own("a_macvtap_is_taken_by_name_and_what_is_no_tap_is_refused") {
+        return;
+    }
+    run(
+        "ip link add va type veth peer name vb; ip link set va up; ip link set vb up
+         ip link add link vb name mv0 type macvtap mode bridge; ip link set mv0 up",
+    );
+    let guest = GuestConfig::new("02:00:00:00:00:07".parse().unwrap());
+    let network = Tap::named("mv0", guest.clone());
+    let request = SetupRequest::new("s").processors(2);
+    let lease = network.setup(&request).await.unwrap();
+    assert_eq!(queues(&lease.endpoints[0]), 2);
+    let error = Tap::named("va", guest).setup(&request).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Interface { kind, .. } if kind == "veth"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn passt_connects_without_privileges_and_is_ended() {
     if !on_its_own("passt_connects_without_privileges_and_is_ended") {
         return;
