@@ -7,7 +7,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use kata_devices::vhost_user::{Ended, Server};
@@ -117,15 +119,14 @@ impl Backends {
                 Ok(NicConnection::Netdev(Netdev::Stream(fd)))
             }
             NicBackend::VhostUser { socket, queues } => {
-                let stream = UnixStream::connect(socket).map_err(|source| Error::Host {
+                is_socket(socket).map_err(|source| Error::Host {
                     operation: format!(
                         "connect to the vhost-user network back end {}",
                         socket.display()
                     ),
                     source,
                 })?;
-                let fd = self.give(stream.into());
-                Ok(NicConnection::VhostUser(fd, *queues))
+                Ok(NicConnection::VhostUser(socket.clone(), *queues))
             }
         }
     }
@@ -171,6 +172,15 @@ pub(super) fn kernel_backends(queues: usize) -> Vec<OwnedFd> {
         log::debug!(error:%; "{VHOST_NET} is not used");
         Vec::new()
     })
+}
+
+/// Whether there is a socket: QEMU connects to it, and a back end serves but one
+/// that does.
+pub(super) fn is_socket(path: &Path) -> io::Result<()> {
+    if std::fs::metadata(path)?.file_type().is_socket() {
+        return Ok(());
+    }
+    Err(io::Error::other("it is no socket"))
 }
 
 fn pair() -> io::Result<(UnixStream, OwnedFd)> {

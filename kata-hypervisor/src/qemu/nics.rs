@@ -6,14 +6,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::args::{Bus, RECEIVE_RING, RootPort};
-use super::backends::kernel_backends;
+use super::backends::{is_socket, kernel_backends};
 use super::vm::QemuVm;
 use crate::error::{Error, Result};
 use crate::nic::{Mac, NicBackend, NicConfig};
@@ -84,9 +83,10 @@ impl Told {
                 (None, netdev)
             }
             NicBackend::VhostUser { socket, queues } => {
-                let name = hand("socket", UnixStream::connect(socket)?.into());
+                is_socket(socket)?;
+                let path = socket.to_str().ok_or(io::ErrorKind::InvalidInput)?;
                 let backend = json!({"type": "socket", "data": {"server": false,
-                                     "addr": {"type": "fd", "data": {"str": name}}}});
+                                     "addr": {"type": "unix", "data": {"path": path}}}});
                 let chardev = json!({"id": names.chardev, "backend": backend});
                 let netdev = json!({"type": "vhost-user", "id": id,
                                     "chardev": names.chardev, "queues": queues});
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn pair() -> (OwnedFd, OwnedFd) {
-        let (a, b) = UnixStream::pair().unwrap();
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         (a.into(), b.into())
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use super::arch;
 use super::args::{
@@ -47,8 +48,8 @@ pub(super) struct Connections {
 pub(super) enum NicConnection {
     /// Something that is named by itself.
     Netdev(Netdev),
-    /// A socket to a vhost-user back end, and its number of queue pairs.
-    VhostUser(RawFd, usize),
+    /// Where a vhost-user back end listens, and its number of queue pairs.
+    VhostUser(PathBuf, usize),
 }
 
 impl Plan {
@@ -140,9 +141,9 @@ impl Plan {
         for (index, (nic, connection)) in nics.enumerate() {
             let netdev = match connection {
                 NicConnection::Netdev(netdev) => netdev.clone(),
-                NicConnection::VhostUser(fd, queues) => {
+                NicConnection::VhostUser(socket, queues) => {
                     let id = format!("vhost-net{index}");
-                    devices.push(Box::new(chardev(&id, Backend::Inherited(*fd))));
+                    devices.push(Box::new(chardev(&id, Backend::Socket(socket.clone()))));
                     Netdev::VhostUser {
                         chardev: id,
                         queues: *queues,

@@ -155,14 +155,17 @@ fn network_devices_follow_their_back_ends() {
         queues: vec![20, 21],
         vhost: vec![],
     };
-    connections.nics = vec![NicConnection::Netdev(tap), NicConnection::VhostUser(22, 2)];
+    connections.nics = vec![
+        NicConnection::Netdev(tap),
+        NicConnection::VhostUser("/s".into(), 2),
+    ];
     let plan = Plan::new(&Settings::default(), &facts(), kernel(), &config);
     let args: Vec<String> = plan
         .to_args(&config, &connections)
         .into_iter()
         .map(|arg| arg.into_string().unwrap())
         .collect();
-    assert!(position(&args, "id=vhost-net1,fd=22") < position(&args, "chardev=vhost-net1"));
+    assert!(position(&args, "id=vhost-net1,path=/s") < position(&args, "chardev=vhost-net1"));
     assert!(position(&args, "fds=20:21") < position(&args, "mac=02:00:00:00:00:01"));
     assert!(position(&args, "netdev=net0") < position(&args, "netdev=net1"));
 }

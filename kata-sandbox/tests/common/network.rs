@@ -66,3 +66,24 @@ pub(crate) fn prepare(name: &str, host_part: u8) {
          ip -n {name} -6 route add default via fd88::1"
     ));
 }
+
+/// Serves `text` on port 80 of all of the host's addresses, until this process
+/// ends.
+pub(crate) fn serve(text: &'static str) {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind("[::]:80").unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            // One that hangs up is no concern of the others.
+            let mut line = String::from("x");
+            while !line.trim_end().is_empty() {
+                line.clear();
+                if stream.read_line(&mut line).is_err() {
+                    break;
+                }
+            }
+            drop(write!(stream.get_mut(), "HTTP/1.0 200 OK\r\n\r\n{text}\n"));
+        }
+    });
+}

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use super::{Argument, Options};
 
@@ -19,6 +20,9 @@ pub(in crate::qemu) struct Chardev {
 pub(in crate::qemu) enum Backend {
     /// A connected socket that QEMU inherits.
     Inherited(RawFd),
+    /// A socket that somebody listens on. A network's vhost-user back end must be
+    /// one: QEMU passes no descriptors to it over an inherited socket.
+    Socket(PathBuf),
     /// Standard input and output.
     Stdio,
 }
@@ -29,6 +33,10 @@ impl Argument for Chardev {
             Backend::Inherited(fd) => Options::new("socket")
                 .set("id", &self.id)
                 .number("fd", fd)
+                .into_option("-chardev"),
+            Backend::Socket(path) => Options::new("socket")
+                .set("id", &self.id)
+                .set("path", path)
                 .into_option("-chardev"),
             Backend::Stdio => Options::new("stdio")
                 .set("id", &self.id)
@@ -53,6 +61,8 @@ mod tests {
     #[test]
     fn each_backend_is_spelled() {
         assert_eq!(chardev(Backend::Inherited(9)), "-chardev socket,id=c,fd=9");
+        let socket = Backend::Socket("/a,b".into());
+        assert_eq!(chardev(socket), "-chardev socket,id=c,path=/a,,b");
         assert_eq!(chardev(Backend::Stdio), "-chardev stdio,id=c,signal=off");
     }
 }
