@@ -34,6 +34,8 @@ mod rtnl;
 mod scan;
 mod setup;
 mod tap;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod user;
 mod wiring;
 

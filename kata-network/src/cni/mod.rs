@@ -42,6 +42,8 @@ use crate::setup::{Network, SetupRequest};
 use crate::wiring::WiringModel;
 
 pub use error::{PluginError, PluginFault};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use result::read_again;
 pub use runtime_config::{Bandwidth, PortMapping};
 
 use config::NetworkConfig;

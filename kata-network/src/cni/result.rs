@@ -107,6 +107,22 @@ impl PluginResult {
     }
 }
 
+/// Reads a value as a result, and what is written of it again.
+///
+/// # Panics
+/// When that says otherwise.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_again(value: &Value) {
+    let Ok(result) = PluginResult::parse(value) else {
+        return;
+    };
+    for version in [Version::V0_4, Version::V1_0, Version::V1_1] {
+        let again = PluginResult::parse(&result.to_value(version));
+        let again = again.map(|again| again.addresses);
+        assert_eq!(again.as_ref(), Ok(&result.addresses), "{version}");
+    }
+}
+
 fn list<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a [Value], String> {
     match object.get(key) {
         None | Some(Value::Null) => Ok(&[]),

@@ -12,5 +12,5 @@ mod socket;
 pub(crate) use links::{Link, tap_up};
 pub(crate) use redirect::{redirect, undo_redirect};
 pub(crate) use socket::Rtnl;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use socket::parse;

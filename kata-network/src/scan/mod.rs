@@ -6,6 +6,8 @@
 //! that come with an address, the three rules that are always there.
 
 mod address;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod hostile;
 #[cfg(test)]
 mod hostile_tests;
 mod neighbor;

@@ -1,0 +1,6 @@
+//! What CNI plugins answer.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| kata_network::testing::read_plugin_result(bytes));
