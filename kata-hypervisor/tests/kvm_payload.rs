@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bench::{Bench, SOON};
-use kata_hypervisor::{Error, StopMode, VmExit};
+use kata_hypervisor::{Error, Hypervisor, StopMode, VmExit};
 use payload::{DATA, Payload, SERIAL};
 
 #[tokio::test]
@@ -115,6 +115,56 @@ async fn a_paused_guest_says_nothing_and_goes_on_where_it_was() {
     pause.pause().await.unwrap();
     assert_eq!(vm.stop(StopMode::Kill).await.unwrap(), VmExit::Killed);
     assert!(matches!(pause.resume().await, Err(Error::Ended { .. })));
+}
+
+/// On which processors of the host each processor's thread may run.
+fn places_of_processors() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let paths = tasks.filter_map(|task| Some(task.ok()?.path()));
+    let ours = paths.filter(|path| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("kata-vcpu"))
+    });
+    let statuses = ours.filter_map(|path| fs::read_to_string(path.join("status")).ok());
+    let lists = statuses.filter_map(|status| {
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.map(|list| list.trim().to_owned())
+    });
+    lists.collect()
+}
+
+#[tokio::test]
+async fn processors_stay_where_they_are_bound() {
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return eprintln!("skipped: a host with one processor binds all to it anyway");
+    }
+    let Some(mut bench) = Bench::with(|kvm| kvm.pin_vcpus([1])).await else {
+        return;
+    };
+    bench.vcpus = 2;
+    let _vm = bench.start(&Payload::default().halt()).await;
+    // Other tests' processors are bound to none.
+    let places = places_of_processors();
+    let bound = places.iter().filter(|place| *place == "1");
+    assert_eq!(bound.count(), 2, "{places:?}");
+    let nowhere = Bench::with(|kvm| kvm.pin_vcpus([1 << 20])).await.unwrap();
+    let config = nowhere.config(&Payload::default().halt());
+    assert!(matches!(
+        nowhere.kvm.create(config).await,
+        Err(Error::Host { .. })
+    ));
+}
+
+#[tokio::test]
+async fn memory_is_there_before_the_start_when_it_was_asked_for() {
+    for (prefault, all) in [(false, false), (true, true)] {
+        let Some(bench) = Bench::with(|kvm| kvm.prefault(prefault)).await else {
+            return;
+        };
+        let vm = bench.create(&Payload::default().halt()).await;
+        let there = vm.usage().await.unwrap().guest_memory;
+        assert_eq!(there == 32 << 20, all, "{there}");
+    }
 }
 
 #[tokio::test]

@@ -100,12 +100,13 @@ async fn what_is_not_on_the_bus_reads_as_ones_and_a_bar_tells_its_size() {
     assert_eq!(word(&said, 20), ones, "and not in its old one");
 }
 
-/// Draws 16 bytes, and then as often as there are chains.
+/// Gets ready to draw 16 bytes as often as there are chains, of which none is
+/// offered yet: a device looks at its rings when it starts.
 fn drawing(chains: usize) -> Payload {
     let payload = Payload::default().data(BUFFER, [0; 64]);
     let all = [(BUFFER, 16, WRITE)];
     let chains = vec![&all[..]; chains];
-    let payload = RING.with_some_of(payload, &chains, 1);
+    let payload = RING.with_some_of(payload, &chains, 0);
     let device = Device::Pci(FIRST);
     device.start(device.interrupts(payload), &[RING])
 }
@@ -116,7 +117,7 @@ async fn a_masked_interrupt_waits_and_comes_when_it_may() {
     let device = Device::Pci(FIRST);
     let control = FIRST.bar() + 0x8000 + 16 + 12;
     let pending = FIRST.bar() + 0xc000;
-    let payload = drawing(3).write(control, 1);
+    let payload = RING.offer(drawing(3).write(control, 1), 1);
     let payload = device
         .kick(payload, RING)
         .wait_for(RING.used_index(), 1)
@@ -145,7 +146,7 @@ async fn doorbells_follow_a_function_that_is_moved() {
     let elsewhere = 0xc123_0000;
     let device = Device::Pci(FIRST);
     let payload = device
-        .kick(drawing(2), RING)
+        .kick(RING.offer(drawing(2), 1), RING)
         .wait_for(INTERRUPTS, 1)
         .wait_for(RING.used_index(), 1);
     let payload = RING.offer(FIRST.set(payload, 0x10, elsewhere), 2);
@@ -178,6 +179,7 @@ async fn a_guest_that_puts_a_function_on_its_memory_or_nowhere_harms_itself_alon
     payload = FIRST.set(payload, 0x10, FIRST.bar());
     payload = FIRST.set(payload, MSIX, MSIX_ON);
     payload = FIRST.set(payload, 4, 6);
+    let payload = RING.offer(payload, 1);
     let payload = Device::Pci(FIRST)
         .kick(payload, RING)
         .wait_for(INTERRUPTS, 1)

@@ -67,6 +67,12 @@ impl Tap {
         Ok(Self { queues })
     }
 
+    /// Its descriptors, one for each queue, for a machine of another process or crate.
+    #[must_use]
+    pub fn into_descriptors(self) -> Vec<OwnedFd> {
+        self.queues
+    }
+
     /// The only queue, ready for a vhost back end.
     pub(crate) fn into_single(self) -> Result<TapQueue> {
         if self.queues.len() != 1 {
