@@ -86,7 +86,7 @@ pub(crate) async fn boot(
     globals: &Globals,
     record: &Record,
     spec: &oci::Spec,
-    network: SandboxNetwork,
+    (network, processors): (SandboxNetwork, Option<oci::LinuxResources>),
 ) -> Result<Sandbox> {
     let config = Config::load(globals.config.as_deref())?;
     let mut builder = configured(globals, &config)?
@@ -112,6 +112,9 @@ pub(crate) async fn boot(
     }
     if let Some(path) = &record.cgroup {
         builder = builder.cgroup(path);
+        if let Some(processors) = &processors {
+            builder = builder.host_limits(processors);
+        }
     }
     // After the configuration, which is for those without limits.
     builder = network.attach(builder.size_for(spec));

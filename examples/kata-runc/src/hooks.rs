@@ -52,6 +52,16 @@ impl Later {
     }
 }
 
+/// Whether a specification has `prestart` or `createRuntime` hooks.
+pub(crate) fn prepare_anything(spec: &oci::Spec) -> bool {
+    let hooks = spec.hooks().as_ref();
+    let any = |kind: Option<&Option<Vec<oci::Hook>>>| {
+        kind.and_then(Option::as_ref)
+            .is_some_and(|listed| !listed.is_empty())
+    };
+    any(hooks.map(oci::Hooks::prestart)) || any(hooks.map(oci::Hooks::create_runtime))
+}
+
 /// Takes the host's hooks out of a specification, which the guest gets the rest
 /// of, and runs `prestart` and `createRuntime` in their order. Answers whether
 /// there were any.

@@ -21,6 +21,7 @@ mod logging;
 mod mount_points;
 mod network;
 mod pod;
+mod processors;
 mod program;
 mod proxy;
 mod root;

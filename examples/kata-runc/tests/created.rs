@@ -246,3 +246,29 @@ fn a_capability_that_nothing_knows_is_warned_of() {
         );
     });
 }
+
+#[test]
+fn processors_are_the_hosts() {
+    with_each(|runtime| {
+        runtime.bundle_with(SLEEP, |spec| {
+            spec["linux"]["resources"]["cpu"] = json!({"cpus": "0", "mems": "0"});
+        });
+        runtime.ok(&["run", "-d", "c1"]);
+        let status = format!("/proc/{}/status", pid_of(runtime, "c1"));
+        let status = std::fs::read_to_string(status).unwrap();
+        let allowed = |line: &&str| line.starts_with("Cpus_allowed_list:");
+        let allowed = status.lines().find(allowed).unwrap();
+        assert!(allowed.ends_with("\t0"), "{}: {allowed}", runtime.name);
+        runtime.ok(&["delete", "--force", "c1"]);
+    });
+    if let Some(reason) = lacks_guest() {
+        return eprintln!("skipped: {reason}");
+    }
+    // Those that the guest has none of.
+    let runtime = Runtime::kata();
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    runtime.bundle_with(&["/bin/true"], |spec| {
+        spec["linux"]["resources"]["cpu"] = json!({"cpus": format!("{last}")});
+    });
+    runtime.ok(&["run", "c1"]);
+}

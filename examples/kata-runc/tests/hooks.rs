@@ -104,6 +104,7 @@ fn hooks_of_the_host_run_in_its_namespaces_in_their_order_with_the_state() {
             assert_eq!(state["bundle"], bundle.to_str().unwrap());
             assert_eq!(state["annotations"]["a"], "b");
             let status = match name.split('-').next().unwrap() {
+                "poststart" if runtime.name == "runc" => "created",
                 "poststart" => "running",
                 "poststop" => "stopped",
                 _ => "creating",

@@ -19,7 +19,11 @@ const CONSOLE_SOCKET: Flag = Flag::text(
     "path to an AF_UNIX socket that is sent the master end of the terminal",
 );
 const PID_FILE: Flag = Flag::text("pid-file", "", "file to write the process id to");
-const NO_PIVOT: Flag = Flag::switch("no-pivot", "", "accepted: the guest has a root of its own");
+const NO_PIVOT: Flag = Flag::switch(
+    "no-pivot",
+    "",
+    "move the root of the proxy, where it cannot be pivoted",
+);
 const NO_NEW_KEYRING: Flag = Flag::switch(
     "no-new-keyring",
     "",
@@ -41,6 +45,9 @@ const DETACH: Flag = Flag::switch("detach", "d", "leave the process running, and
 const FORMAT: Flag =
     Flag::text("format", "f", "select one of: table or json").with_default("table");
 
+/// Where containers have their state, unless something else is said.
+pub(super) const ROOT: &str = "/run/kata-runc";
+
 /// Options before the command. The last one is `version`, which help tells of
 /// itself.
 pub(super) const GLOBALS: &[Flag] = &[
@@ -56,12 +63,12 @@ pub(super) const GLOBALS: &[Flag] = &[
         "",
         "directory of the containers' state; it should be in a tmpfs",
     )
-    .with_default("/run/kata-runc"),
+    .with_default(ROOT),
     Flag::text("criu", "", "accepted: there are no checkpoints").with_default("criu"),
     Flag::switch(
         "systemd-cgroup",
         "",
-        "expect cgroupsPath to be \"slice:prefix:name\", and place the machine through systemd",
+        "expect cgroupsPath to be \"slice:prefix:name\", where systemd runs",
     ),
     Flag::text("rootless", "", "accepted: true, false or auto").with_default("auto"),
     Flag::text(

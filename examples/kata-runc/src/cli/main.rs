@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::describe::{COMMANDS, GLOBALS, HIDDEN};
+use super::describe::{COMMANDS, GLOBALS, HIDDEN, ROOT};
 use super::flags::{Arguments, Command, Count};
 use super::help;
 use super::parse::{Parsed, parse};
@@ -130,8 +130,14 @@ fn globals(arguments: &Arguments) -> Result<Globals> {
             "invalid value for rootless: use true, false or auto",
         ));
     }
-    let root = arguments.filled("root").unwrap_or_default();
-    let root = std::path::absolute(root).map_err(|error| Failure::io("open", root, &error))?;
+    let root = match (
+        arguments.filled("root").unwrap_or_default(),
+        own_runtime_dir(),
+    ) {
+        (ROOT, Some(own)) => own.join(NAME),
+        (root, _) => root.into(),
+    };
+    let root = std::path::absolute(&root).map_err(|error| Failure::io("open", &root, &error))?;
     let log = arguments.filled("log").map(PathBuf::from);
     Ok(Globals {
         root,
@@ -141,6 +147,15 @@ fn globals(arguments: &Arguments) -> Result<Globals> {
         config: arguments.filled("config").map(PathBuf::from),
         systemd_cgroup: arguments.has("systemd-cgroup"),
     })
+}
+
+/// Where a user other than root has what is root's in `/run`, as runc has it.
+fn own_runtime_dir() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|own| !own.is_empty());
+    own.map(PathBuf::from)
 }
 
 fn program_help() -> String {

@@ -16,8 +16,9 @@ use crate::hooks::{self, Later};
 use crate::mount_points;
 use crate::network;
 use crate::pod::{self, Membership, membership};
+use crate::processors;
 use crate::program;
-use crate::proxy::{Order, Proxy, Task};
+use crate::proxy::{Netns, Order, Proxy, Task};
 use crate::root::{ContainerDir, Root};
 use crate::state::{Record, Status};
 
@@ -133,13 +134,17 @@ async fn prepare(
 ) -> Result<oci::Spec> {
     let mut spec = bundle.spec.oci().clone();
     if let Some(netns) = network::namespace(&spec) {
-        proxy.enter(netns)?;
+        enter(proxy, netns, &spec)?;
     }
     let pid = proxy.process()?.pid;
     let prepared = hooks::prepare(&mut spec, record, pid).await?;
+    let processors = processors::take(&mut spec);
+    if !record.owns_sandbox && processors.is_some() {
+        log::warn!("linux.resources.cpu.cpus: the pod's machine has its processors already");
+    }
     if record.owns_sandbox {
         let network = network::of(&spec, prepared.then_some(pid))?;
-        let booting = client::boot(globals, record, &spec, network);
+        let booting = client::boot(globals, record, &spec, (network, processors));
         *sandbox = Some(booting.await?);
     }
     match &record.cgroup {
@@ -148,6 +153,17 @@ async fn prepare(
         None => {}
     }
     Ok(spec)
+}
+
+/// Brings the proxy into its network namespace. Without root there is no new one
+/// to be had, and without hooks that fill it, no need of one.
+fn enter(proxy: &mut Proxy, netns: Netns, spec: &oci::Spec) -> Result<()> {
+    let needless = netns == Netns::Own && !hooks::prepare_anything(spec);
+    if needless && !rustix::process::geteuid().is_root() {
+        log::warn!("without root, the proxy stays in the caller's network namespace");
+        return Ok(());
+    }
+    proxy.enter(netns)
 }
 
 /// Descriptors beyond the standard streams stay on this side.
