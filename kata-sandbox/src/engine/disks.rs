@@ -157,12 +157,16 @@ pub(super) fn address(id: &str) -> String {
 
 /// The node of the host's block device of that number.
 pub(super) fn node_of(major: i64, minor: i64) -> Option<PathBuf> {
-    let uevent = format!("/sys/dev/block/{major}:{minor}/uevent");
+    node_in(Path::new("/sys"), Path::new("/dev"), major, minor)
+}
+
+fn node_in(sys: &Path, dev: &Path, major: i64, minor: i64) -> Option<PathBuf> {
+    let uevent = sys.join(format!("dev/block/{major}:{minor}/uevent"));
     let uevent = std::fs::read_to_string(uevent).ok()?;
     let name = uevent
         .lines()
         .find_map(|line| line.strip_prefix("DEVNAME="))?;
-    let path = Path::new("/dev").join(name);
+    let path = dev.join(name);
     let found = std::fs::metadata(&path).ok()?;
     // What has the device's name need not be the device.
     let number = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
@@ -183,6 +187,28 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert_eq!(Key::of(&file).unwrap(), Key::of(&link).unwrap());
         assert!(Key::of(&directory.path().join("c")).is_err());
+    }
+
+    #[test]
+    fn a_node_of_another_number_is_not_taken_for_the_device() {
+        use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let about = at("sys/dev/block/240:7");
+        std::fs::create_dir_all(&about).unwrap();
+        std::fs::write(about.join("uevent"), "MAJOR=240\nDEVNAME=disk\n").unwrap();
+        std::fs::create_dir(at("dev")).unwrap();
+        let node = at("dev/disk");
+        for (minor, expected) in [(8, None), (7, Some(node.clone()))] {
+            let _ = std::fs::remove_file(&node);
+            // Not opened, and so none that there must be.
+            let number = makedev(240, minor);
+            let made = mknodat(CWD, &node, FileType::BlockDevice, Mode::RUSR, number);
+            if let Err(error) = made {
+                return eprintln!("skipped: no device nodes can be made here: {error}");
+            }
+            assert_eq!(node_in(&at("sys"), &at("dev"), 240, 7), expected);
+        }
     }
 
     #[test]
