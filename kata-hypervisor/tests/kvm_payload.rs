@@ -12,7 +12,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bench::{Bench, SOON};
-use kata_hypervisor::{Error, Hypervisor, StopMode, VmExit};
+use kata_hypervisor::kvm::{Guests, Kvm, PageSize};
+use kata_hypervisor::{DiskConfig, Error, Hypervisor, MemorySize, StopMode, VmExit};
 use payload::{DATA, Payload, SERIAL};
 
 #[tokio::test]
@@ -229,8 +230,52 @@ async fn leave_nothing() {
         let killed = bench.start(&Payload::default().halt()).await;
         killed.stop(StopMode::Kill).await.unwrap();
         bench.run(&Payload::default().reset()).await;
+        fail_at_every_step(&bench).await;
     }
     gone(before).await;
+}
+
+/// Machines that are given up half-made: at their memory, at a device, at what is
+/// loaded, at a processor that has a thread already.
+async fn fail_at_every_step(bench: &Bench) {
+    let kvm = || Kvm::new().guests(Guests::Any);
+    let config = || bench.config(&Payload::default().halt());
+    let mut huge = config();
+    // More than any pool in these parts, and no multiple of a page.
+    (huge.size.memory, huge.size.max_memory) = (MemorySize::mib(33), MemorySize::mib(33));
+    let huge_pages = kvm().page_size(PageSize::Huge1G);
+    assert!(huge_pages.create(huge).await.is_err());
+
+    let path = bench.path().join("had");
+    fs::write(&path, [0; 512]).unwrap();
+    let disk = DiskConfig {
+        id: "had".to_owned(),
+        path,
+        read_only: false,
+    };
+    let mut first = config();
+    first.devices.disks.push(disk.clone());
+    let holder = kvm().create(first).await.unwrap();
+    let mut second = config();
+    second.devices.disks.push(disk);
+    let error = kvm().create(second).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Device { device: "disk", .. }),
+        "{error}"
+    );
+    holder.stop(StopMode::Kill).await.unwrap();
+
+    let mut large = config();
+    let initramfs = bench.path().join("large");
+    let file = fs::File::create(&initramfs).unwrap();
+    file.set_len(64 << 20).unwrap();
+    large.initramfs = Some(initramfs);
+    assert!(kvm().create(large).await.is_err());
+
+    let mut several = config();
+    (several.size.vcpus, several.size.max_vcpus) = (2, 2);
+    let nowhere = kvm().pin_vcpus([0, 1 << 20]);
+    assert!(nowhere.create(several).await.is_err());
 }
 
 /// Waits until no machine has threads, and descriptors are no more than that.
