@@ -32,6 +32,7 @@ mod disk;
 mod engine;
 mod layout;
 mod lock;
+mod offer;
 mod request;
 mod sequential;
 #[cfg(test)]
