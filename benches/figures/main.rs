@@ -60,6 +60,7 @@ async fn measure_all(wants: impl Fn(&str) -> bool) -> Result<(), Box<dyn std::er
         return Ok(());
     };
     let mut table = Table::default();
+    let began = load();
     if wants("start") {
         measure::start(&kit, &mut table).await?;
     }
@@ -84,10 +85,19 @@ async fn measure_all(wants: impl Fn(&str) -> bool) -> Result<(), Box<dyn std::er
     if wants("network") {
         network::network(&kit, &mut table).await?;
     }
+    println!("load at the beginning and the end: {began} and {}", load());
     print!("{table}");
     if table.holds() {
         Ok(())
     } else {
         Err("a figure misses its bar".into())
     }
+}
+
+/// How many tasks ran or waited for a processor, over one, five and fifteen minutes:
+/// what the figures of a busy host are to be read with.
+fn load() -> String {
+    let line = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let averages: Vec<&str> = line.split_whitespace().take(3).collect();
+    averages.join(" ")
 }

@@ -38,6 +38,20 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
         }
     }
 
+    /// What it has found out about this host and another process need not: a text
+    /// that only hypervisors of this name can read. `None` when there is nothing yet,
+    /// or nothing worth keeping.
+    fn knowledge(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes what [`knowledge`](Self::knowledge) gave, perhaps to another process and
+    /// long ago, before the first probe. It is checked: what does not hold any more,
+    /// or makes no sense, is found out anew.
+    fn recall(&self, knowledge: &str) {
+        let _ = knowledge;
+    }
+
     /// Validates `config` and makes the machine, up to the point where its
     /// processors could run. On an error, or when the future is dropped,
     /// nothing is left behind.

@@ -1,5 +1,6 @@
 //! The hypervisors of a runtime, and which of them to take.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kata_hypervisor::{Acceleration, Error as VmError, Features, Finding, Hypervisor, Probe};
@@ -7,6 +8,9 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::error::{Context, ErrorKind, Result};
+
+/// What hypervisors have found out about the host, by their names.
+pub(crate) type Knowledge = BTreeMap<String, String>;
 
 /// The hypervisors, in the order in which they were added.
 #[derive(Debug, Default)]
@@ -62,6 +66,23 @@ impl Backends {
             .iter()
             .map(|backend| backend.hypervisor.name())
             .collect()
+    }
+
+    /// What they have found out that other processes need not.
+    pub(crate) fn knowledge(&self) -> Knowledge {
+        let all = self.0.iter().filter_map(|Backend { hypervisor, .. }| {
+            Some((hypervisor.name().to_owned(), hypervisor.knowledge()?))
+        });
+        all.collect()
+    }
+
+    /// Takes what another process has found out.
+    pub(crate) fn recall(&self, knowledge: &Knowledge) {
+        for Backend { hypervisor, .. } in &self.0 {
+            if let Some(known) = knowledge.get(hypervisor.name()) {
+                hypervisor.recall(known);
+            }
+        }
     }
 
     /// Checks that there is one to take, without asking it anything.
@@ -293,6 +314,44 @@ mod tests {
             let chosen = backends.choose(None, needs, &context).await.unwrap();
             assert_eq!(chosen.name(), expected);
         }
+    }
+
+    /// Keeps what it is told.
+    #[derive(Debug, Default)]
+    struct Mindful(std::sync::Mutex<Option<String>>);
+
+    #[async_trait]
+    impl Hypervisor for Mindful {
+        fn name(&self) -> &'static str {
+            "mindful"
+        }
+
+        async fn probe(&self) -> Probe {
+            Probe::default()
+        }
+
+        fn knowledge(&self) -> Option<String> {
+            self.0.lock().unwrap().clone()
+        }
+
+        fn recall(&self, knowledge: &str) {
+            *self.0.lock().unwrap() = Some(knowledge.to_owned());
+        }
+
+        async fn create(&self, config: VmConfig) -> kata_hypervisor::Result<Box<dyn Vm>> {
+            Fake("mindful", None).create(config).await
+        }
+    }
+
+    #[test]
+    fn each_is_told_what_one_of_its_name_found_out() {
+        let mut backends = Backends::default();
+        backends.add(Fake("forgetful", None));
+        backends.add(Mindful::default());
+        assert_eq!(backends.knowledge(), Knowledge::new());
+        let known = |name: &str| (name.to_owned(), format!("of {name}"));
+        backends.recall(&Knowledge::from([known("forgetful"), known("mindful")]));
+        assert_eq!(backends.knowledge(), Knowledge::from([known("mindful")]));
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ mod confinement;
 mod create;
 mod disks;
 mod exit;
+mod knowledge;
 mod nics;
 mod plan;
 mod ports;
@@ -54,7 +55,7 @@ mod other_arch_elsewhere;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -65,6 +66,7 @@ use crate::error::Result;
 use crate::kernel::Known;
 use crate::probe::{Acceleration, Probe};
 use crate::vm::{Features, Hypervisor, Vm};
+use knowledge::Knowledge;
 
 pub use confinement::Confinement;
 pub use version::Version;
@@ -98,6 +100,8 @@ pub struct Qemu {
     settings: Settings,
     /// What was found out about the host, once it has been.
     facts: OnceCell<probe::Facts>,
+    /// What another process had found out.
+    recalled: OnceLock<Knowledge>,
     /// What was found out about kernels.
     kernels: Arc<Known>,
 }
@@ -160,7 +164,7 @@ impl Qemu {
     /// What is known of the host; looked for until it is usable.
     async fn facts(&self) -> Result<&probe::Facts, Probe> {
         self.facts
-            .get_or_try_init(|| probe::look(&self.settings))
+            .get_or_try_init(|| probe::look(&self.settings, self.recalled.get()))
             .await
     }
 }
@@ -186,6 +190,19 @@ impl Hypervisor for Qemu {
             nics: true,
             snapshot: true,
             balloon: false,
+        }
+    }
+
+    fn knowledge(&self) -> Option<String> {
+        let knowledge = self.facts.get()?.knowledge.as_ref()?;
+        serde_json::to_string(knowledge).ok()
+    }
+
+    fn recall(&self, knowledge: &str) {
+        match serde_json::from_str(knowledge) {
+            // The first that is heard counts.
+            Ok(knowledge) => drop(self.recalled.set(knowledge)),
+            Err(error) => log::debug!(error:%; "what was known of QEMU makes no sense"),
         }
     }
 

@@ -13,6 +13,7 @@ fn facts() -> Facts {
         has_microvm: true,
         has_sandbox: true,
         tsc_khz: None,
+        knowledge: None,
     }
 }
 

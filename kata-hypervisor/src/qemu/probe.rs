@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::args::{Argument, Backend, Chardev, Monitor};
+use super::knowledge::{Knowledge, Mark};
 use super::qmp::{Qmp, QmpError};
 use super::search::{USUAL, search};
 use super::version::Version;
@@ -33,20 +35,30 @@ pub(super) struct Facts {
     pub(super) has_sandbox: bool,
     /// The rate of the counter that emulated guests read.
     pub(super) tsc_khz: Option<u64>,
+    /// What another process need not find out again.
+    pub(super) knowledge: Option<Knowledge>,
 }
 
-/// What a QEMU says of itself.
-#[derive(Debug)]
-struct Answers {
-    version: Version,
-    devices: Vec<String>,
-    machines: Vec<String>,
-    sandbox: bool,
-    kvm: bool,
+/// What a QEMU says of itself, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Answers {
+    pub(super) version: Version,
+    /// Those of [`NEEDED`] that it has.
+    pub(super) devices: Vec<String>,
+    /// `microvm`, if it has that.
+    pub(super) machines: Vec<String>,
+    /// Whether it has its system call filter.
+    pub(super) sandbox: bool,
+    /// Whether it was built with KVM.
+    pub(super) kvm: bool,
 }
 
-/// Looks at the host; the probe says why when it is not usable.
-pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
+/// Looks at the host; the probe says why when it is not usable. What is known
+/// already, and still holds, is not asked again.
+pub(super) async fn look(
+    settings: &Settings,
+    recalled: Option<&Knowledge>,
+) -> Result<Facts, Probe> {
     let earlier = arch::Clocks::now();
     let mut probe = Probe::default();
     if !arch::SUPPORTED {
@@ -58,12 +70,18 @@ pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
         return Err(probe);
     };
     let examined = tokio::task::spawn_blocking(|| examine(Path::new(DEVICE)));
-    let answers = match ask(&binary).await {
-        Ok(answers) => answers,
-        Err(error) => {
-            blame(&mut probe, &binary, &error);
-            return Err(probe);
-        }
+    // Taken before it is asked: a program that is replaced meanwhile is asked again.
+    let mark = Mark::of(&binary);
+    let known = recalled.filter(|known| known.is_of(mark.as_ref()));
+    let answers = match known {
+        Some(known) => known.answers.clone(),
+        None => match ask(&binary).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                blame(&mut probe, &binary, &error);
+                return Err(probe);
+            }
+        },
     };
     probe.version = Some(answers.version.to_string());
     judge_build(&answers, &mut probe);
@@ -85,13 +103,22 @@ pub(super) async fn look(settings: &Settings) -> Result<Facts, Probe> {
         Acceleration::Emulation
     };
     probe.acceleration = Some(acceleration);
+    let tsc_khz = match known {
+        Some(known) => known.tsc_khz,
+        None => arch::Clocks::now().khz_since(earlier),
+    };
     Ok(Facts {
         probe,
         binary,
         acceleration,
-        has_microvm: answers.machines.iter().any(|name| name == "microvm"),
+        has_microvm: answers.machines.iter().any(|name| name == MICROVM),
         has_sandbox: answers.sandbox,
-        tsc_khz: arch::Clocks::now().khz_since(earlier),
+        tsc_khz,
+        knowledge: mark.map(|mark| Knowledge {
+            mark,
+            answers,
+            tsc_khz,
+        }),
     })
 }
 
@@ -153,8 +180,9 @@ async fn interview(qmp: &Qmp) -> Result<Answers, QmpError> {
         Some(json!({"implements": "device"})),
         DEADLINE,
     );
-    let devices = names(&devices.await?);
-    let machines = names(&qmp.execute("query-machines", None, DEADLINE).await?);
+    let devices = names(&devices.await?, &NEEDED);
+    let machines = qmp.execute("query-machines", None, DEADLINE).await?;
+    let machines = names(&machines, &[MICROVM]);
     let sandbox = qmp.execute(
         "query-command-line-options",
         Some(json!({"option": "sandbox"})),
@@ -177,9 +205,12 @@ async fn interview(qmp: &Qmp) -> Result<Answers, QmpError> {
     })
 }
 
-fn names(list: &Value) -> Vec<String> {
+/// The names in a list, of those that matter.
+fn names(list: &Value, wanted: &[&str]) -> Vec<String> {
     let list = list.as_array().into_iter().flatten();
-    list.filter_map(|item| Some(item["name"].as_str()?.to_owned()))
+    list.filter_map(|item| item["name"].as_str())
+        .filter(|name| wanted.contains(name))
+        .map(str::to_owned)
         .collect()
 }
 
@@ -193,6 +224,8 @@ fn blame(probe: &mut Probe, binary: &Path, error: &Error) {
     probe.find(Severity::Blocker, what, Some(arch::REMEDY));
 }
 
+/// The machine without firmware, tables and PCI.
+const MICROVM: &str = "microvm";
 /// Devices without which nothing here runs.
 const NEEDED: [&str; 2] = ["vhost-user-vsock-pci", "vhost-user-fs-pci"];
 

@@ -185,3 +185,23 @@ async fn the_probe_of_this_hosts_qemu_is_quick_and_kept() {
     assert!(facts.probe.version.is_some());
     assert_eq!(qemu.probe().await, first);
 }
+
+#[tokio::test]
+async fn what_another_process_found_out_is_not_asked_again() {
+    let first = Qemu::new();
+    if !first.probe().await.is_usable() {
+        eprintln!("skipped: QEMU does not work here");
+        return;
+    }
+    let mut known: Value = serde_json::from_str(&first.knowledge().unwrap()).unwrap();
+    known["answers"]["version"]["micro"] = json!(9999);
+    let second = Qemu::new();
+    second.recall("nonsense");
+    second.recall(&known.to_string());
+    let version = second.probe().await.version.unwrap();
+    assert!(version.ends_with(".9999"), "{version}");
+    known["mark"]["inode"] = json!(0);
+    let third = Qemu::new();
+    third.recall(&known.to_string());
+    assert_eq!(third.probe().await.version, first.probe().await.version);
+}

@@ -62,6 +62,7 @@ pub(crate) async fn launch(
     if let Some(verified) = &welcome.verified {
         shared.images.learn(boot, verified.clone());
     }
+    shared.backends.recall(&welcome.knowledge);
     let running = Event::SandboxState {
         sandbox: welcome.facts.id.clone(),
         state: SandboxState::Running,
@@ -76,6 +77,7 @@ fn begin(shared: &Shared, blueprint: Blueprint, boot: &Boot) -> Begin {
         state_dir: shared.state.path().to_owned(),
         image: shared.image.clone(),
         verified: shared.images.known(boot),
+        knowledge: shared.backends.knowledge(),
         network: blueprint.network.description(),
         network_name: blueprint.network.name().to_owned(),
         takes: true,

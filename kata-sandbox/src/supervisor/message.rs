@@ -13,6 +13,7 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backends::Knowledge;
 use crate::engine::Blueprint;
 use crate::error::Fault;
 use crate::event::Event;
@@ -51,6 +52,9 @@ pub(super) struct Begin {
     pub(super) image: GuestImage,
     /// By which an image that was verified is known.
     pub(super) verified: Option<Fingerprints>,
+    /// What its hypervisors need not find out again.
+    #[serde(default)]
+    pub(super) knowledge: Knowledge,
     pub(super) blueprint: Blueprint,
     /// The network, as it describes itself.
     pub(super) network: Option<Value>,
@@ -83,6 +87,9 @@ pub(super) struct Welcome {
     pub(super) call_timeout: Duration,
     pub(super) now: Snapshot,
     pub(super) verified: Option<Fingerprints>,
+    /// What its hypervisors have found out.
+    #[serde(default)]
+    pub(super) knowledge: Knowledge,
     /// Whether the supervisor waits to hear that the sandbox was taken.
     #[serde(default)]
     pub(super) to_be_taken: bool,

@@ -13,6 +13,7 @@ use super::frame::{self, Receiver, Sender};
 use super::message::{Begin, Call, Greeting, OLDEST, Purpose, Reception, VERSION, Welcome};
 use super::session::{Ending, Session, snapshot};
 use super::{network, socket};
+use crate::backends::Knowledge;
 use crate::builder::settle_image;
 use crate::engine::{self, Engine};
 use crate::error::{Context, Error, ErrorKind, Fault, Result};
@@ -142,12 +143,20 @@ async fn refuse(sender: &mut Sender, error: &Error) -> io::Result<()> {
     sender.send(&frame::document(&refusal)?, &[]).await
 }
 
+/// What was found out, and clients need not find out again.
+#[derive(Clone)]
+struct Found {
+    /// By which the sandbox's image is known.
+    verified: Option<Fingerprints>,
+    /// Of the hypervisors.
+    knowledge: Knowledge,
+}
+
 /// A sandbox that runs, and where clients find it.
 struct Started {
     engine: Arc<Engine>,
     listener: UnixListener,
-    /// By which its image is known.
-    verified: Option<Fingerprints>,
+    found: Found,
     /// Whether the client says when it has taken it.
     takes: bool,
 }
@@ -168,6 +177,7 @@ async fn start(
     if let Some(verified) = begin.verified {
         shared.images.learn(&boot, verified);
     }
+    shared.backends.recall(&begin.knowledge);
     let mut blueprint = begin.blueprint;
     blueprint.network = network;
     let id = blueprint.id.clone();
@@ -188,7 +198,10 @@ async fn start(
     })?;
     engine.reach("socket bound");
     Ok(Started {
-        verified: shared.images.known(&image),
+        found: Found {
+            verified: shared.images.known(&image),
+            knowledge: shared.backends.knowledge(),
+        },
         takes: begin.takes,
         engine,
         listener,
@@ -209,17 +222,17 @@ async fn attend(started: &Started, first: (Sender, Receiver)) {
     let Started {
         engine,
         listener,
-        verified,
+        found,
         takes,
     } = started;
     let ending = watch::Sender::new(Ending::NotYet);
     let closing = watch::Sender::new(false);
     let mut sessions = JoinSet::new();
     let serve = |visitor| {
-        let (engine, verified) = (Arc::clone(engine), verified.clone());
+        let (engine, found) = (Arc::clone(engine), found.clone());
         let (ending, closing) = (ending.clone(), closing.subscribe());
         async move {
-            if let Err(error) = session(&engine, visitor, verified, &ending, closing).await {
+            if let Err(error) = session(&engine, visitor, found, &ending, closing).await {
                 log::debug!(sandbox_id = engine.id(), error:%; "a client was lost");
             }
         }
@@ -268,7 +281,7 @@ async fn taken(client: &mut Receiver) -> io::Result<()> {
 async fn session(
     engine: &Arc<Engine>,
     visitor: Visitor,
-    verified: Option<Fingerprints>,
+    found: Found,
     ending: &watch::Sender<Ending>,
     closing: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -300,7 +313,8 @@ async fn session(
         facts: engine.face().facts(),
         call_timeout: engine.call_timeout(),
         now: snapshot(engine),
-        verified,
+        verified: found.verified,
+        knowledge: found.knowledge,
         to_be_taken,
     }));
     let welcomed = sender.send(&frame::document(&welcome)?, &[]).await;
