@@ -249,6 +249,19 @@ impl Cri {
     }
 }
 
+impl Drop for Cri {
+    /// However a test ends, its pods do.
+    fn drop(&mut self) {
+        let listed = self.service.call::<Listed>("ListPodSandbox", &Empty {});
+        for pod in listed.into_iter().flat_map(|listed| listed.items) {
+            for method in ["StopPodSandbox", "RemovePodSandbox"] {
+                // What fails is left to look at.
+                let _ = self.service.call::<Empty>(method, &pod);
+            }
+        }
+    }
+}
+
 fn shell(name: &str, script: &str) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata {
