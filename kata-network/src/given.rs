@@ -19,6 +19,7 @@ use crate::netns::inside;
 use crate::rtnl::{Link, Rtnl, tap_up};
 use crate::setup::{Network, SetupRequest};
 use crate::tap;
+use crate::traffic::{Counters, RateLimits, limit_leaving};
 use crate::wiring::WiringModel;
 
 /// What the guest configures on a device that the caller names.
@@ -173,9 +174,62 @@ impl Network for Tap {
         Ok(self.guest.lease(inside(None, "open a tap", open).await?))
     }
 
+    async fn counters(&self, _sandbox: &str) -> Result<Vec<Counters>> {
+        match &self.source {
+            TapSource::Named(tap) => count(tap.clone(), self.guest.interface.name.clone()).await,
+            TapSource::Queues(_) => Err(Error::Unsupported {
+                network: self.name().to_owned(),
+                operation: "counting packets of queues",
+            }),
+        }
+    }
+
+    async fn limit(&self, _sandbox: &str, _interface: &str, limits: &RateLimits) -> Result<()> {
+        match &self.source {
+            TapSource::Named(tap) => limit_tap("tap", tap.clone(), *limits).await,
+            TapSource::Queues(_) => Err(Error::Unsupported {
+                network: self.name().to_owned(),
+                operation: "limiting queues",
+            }),
+        }
+    }
+
     async fn teardown(&self, _sandbox: &str) -> Result<()> {
         Ok(())
     }
+}
+
+/// What has gone through the tap of that name.
+async fn count(tap: String, interface: String) -> Result<Vec<Counters>> {
+    let failed = Error::host(format!("look at the tap {tap}"));
+    let work = move || {
+        let found = Rtnl::open().and_then(|mut rtnl| Link::find(&mut rtnl, &tap));
+        Ok(vec![Counters::of(&interface, &found.map_err(failed)?)])
+    };
+    inside(None, "count packets", work).await
+}
+
+/// Limits what the guest receives by the tap of that name. What it sends goes
+/// its own way from there.
+async fn limit_tap(network: &'static str, tap: String, limits: RateLimits) -> Result<()> {
+    limits.validate()?;
+    if limits.send.is_some() {
+        return Err(Error::Unsupported {
+            network: network.to_owned(),
+            operation: "limiting what a guest sends",
+        });
+    }
+    let work = move || {
+        let failed = Error::host(format!("look at the tap {tap}"));
+        let look = || {
+            let mut rtnl = Rtnl::open()?;
+            let link = Link::find(&mut rtnl, &tap)?;
+            Ok((rtnl, link))
+        };
+        let (mut rtnl, link) = look().map_err(failed)?;
+        limit_leaving(&mut rtnl, &link, limits.receive)
+    };
+    inside(None, "limit rates", work).await
 }
 
 /// A vhost-user back end that the caller has, such as one of DPDK or Open
@@ -289,6 +343,14 @@ impl Network for BridgePort {
         };
         let taps = inside(None, "connect to a bridge", work).await?;
         Ok(self.guest.lease(Attachment::Tap(taps)))
+    }
+
+    async fn counters(&self, sandbox: &str) -> Result<Vec<Counters>> {
+        count(port_name(sandbox), self.guest.interface.name.clone()).await
+    }
+
+    async fn limit(&self, sandbox: &str, _interface: &str, limits: &RateLimits) -> Result<()> {
+        limit_tap("bridge-port", port_name(sandbox), *limits).await
     }
 
     async fn teardown(&self, sandbox: &str) -> Result<()> {

@@ -33,6 +33,9 @@ pub struct Lease {
     /// Interfaces that an earlier lease had, by their names in the guest, and
     /// that are there no more. Of [`Network::rescan`](crate::Network::rescan).
     pub gone: Vec<String>,
+    /// Interfaces that are left out, because the machine has no room for a
+    /// device more ([`SetupRequest::most_devices`](crate::SetupRequest)).
+    pub left_out: Vec<String>,
     /// Where the time went, in order of beginning.
     pub phases: Vec<Phase>,
 }

@@ -36,6 +36,7 @@ mod setup;
 mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod traffic;
 mod user;
 mod wiring;
 
@@ -52,5 +53,6 @@ pub use netns::NetNs;
 pub use none::None;
 pub use pci::{PciAddress, PciFunction};
 pub use setup::{MOST_QUEUES, Network, SetupRequest};
+pub use traffic::{Counters, Rate, RateLimits};
 pub use user::User;
 pub use wiring::WiringModel;

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
+use crate::traffic::{Counters, RateLimits};
 
 /// The most queue pairs that an endpoint has.
 pub const MOST_QUEUES: usize = 8;
@@ -18,6 +19,8 @@ pub struct SetupRequest {
     /// How many queue pairs each endpoint should have, from 1 to
     /// [`MOST_QUEUES`]: as many as there are virtual processors.
     pub queues: usize,
+    /// How many devices the machine can take, beside those that are reserved.
+    pub most_devices: usize,
 }
 
 impl SetupRequest {
@@ -27,6 +30,7 @@ impl SetupRequest {
         Self {
             sandbox: sandbox.into(),
             queues: 1,
+            most_devices: usize::MAX,
         }
     }
 
@@ -35,6 +39,13 @@ impl SetupRequest {
     pub fn processors(mut self, count: u32) -> Self {
         let count = usize::try_from(count).unwrap_or(MOST_QUEUES);
         self.queues = count.clamp(1, MOST_QUEUES);
+        self
+    }
+
+    /// With room for so many devices.
+    #[must_use]
+    pub fn most_devices(mut self, count: usize) -> Self {
+        self.most_devices = count;
         self
     }
 }
@@ -113,6 +124,30 @@ pub trait Network: std::fmt::Debug + Send + Sync + 'static {
         Err(Error::Unsupported {
             network: self.name().to_owned(),
             operation: "being looked at again",
+        })
+    }
+
+    /// What has gone through each of the sandbox's interfaces, as the host counts
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a network that does not count.
+    async fn counters(&self, _sandbox: &str) -> Result<Vec<Counters>> {
+        Err(Error::Unsupported {
+            network: self.name().to_owned(),
+            operation: "counting packets",
+        })
+    }
+
+    /// Limits what goes through an interface of the sandbox, from now on and
+    /// instead of earlier limits.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a network that cannot.
+    async fn limit(&self, _sandbox: &str, _interface: &str, _limits: &RateLimits) -> Result<()> {
+        Err(Error::Unsupported {
+            network: self.name().to_owned(),
+            operation: "limiting rates",
         })
     }
 

@@ -5,8 +5,8 @@ mod common;
 
 use common::{on_its_own, run};
 use kata_network::{
-    Attachment, BridgePort, Endpoint, Error, GuestConfig, Lease, NetNs, Network, RouteKind,
-    SetupRequest, Tap, User, WiringModel,
+    Attachment, BridgePort, Endpoint, Error, GuestConfig, Lease, NetNs, Network, Rate, RateLimits,
+    RouteKind, SetupRequest, Tap, User, WiringModel,
 };
 
 /// A namespace `x` with one end of a veth pair.
@@ -177,6 +177,81 @@ async fn an_interface_that_is_gone_is_told_by_looking_again() {
     assert_eq!(again.interfaces[0].addresses.len(), 2);
     drop((lease, found));
     network.teardown("s").await.unwrap();
+}
+
+#[tokio::test]
+async fn devices_wait_for_interfaces_that_come_later() {
+    if !on_its_own("devices_wait_for_interfaces_that_come_later") {
+        return;
+    }
+    run("ip netns add x");
+    let network = NetNs::new("/run/netns/x").devices_ahead(1);
+    let request = SetupRequest::new("s").most_devices(0);
+    let reserved = network.reserve(&request).await.unwrap();
+    let lease = network.setup(&request).await.unwrap();
+    assert_eq!((reserved.len(), lease.interfaces.len()), (1, 0));
+    run(
+        "for i in 0 1; do ip link add vx$i type veth peer name eth$i netns x
+         ip link set vx$i up; ip -n x link set eth$i up; done",
+    );
+    let found = network.rescan(&request).await.unwrap();
+    assert!(found.endpoints.is_empty(), "{found:?}");
+    assert_eq!(found.interfaces[0].mac, reserved[0].mac);
+    assert!(found.interfaces[0].new_mac.is_some());
+    assert_eq!(found.left_out, ["eth1"], "there is no second device");
+    drop(reserved);
+    network.teardown("s").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_goes_through_is_counted_and_limited_and_no_longer() {
+    if !on_its_own("what_goes_through_is_counted_and_limited_and_no_longer") {
+        return;
+    }
+    prepare();
+    run("ip addr add 10.1.0.1/24 dev vx");
+    let look = || run("tc -n x qdisc show");
+    let network = NetNs::new("/run/netns/x");
+    let before = look();
+    let lease = set_up(&network, 1).await;
+    // Nobody answers, but packets come, and are counted when they are taken.
+    run("busybox ping -c 1 -W 1 10.1.0.2 || true");
+    let Attachment::Tap(taps) = &lease.endpoints[0].attachment else {
+        panic!("it is no tap");
+    };
+    assert!(rustix::io::read(&taps[0], &mut [0; 2048]).unwrap() > 0);
+    let counted = network.counters("s").await.unwrap();
+    assert_eq!(counted[0].interface, "eth0");
+    assert!(counted[0].received > 0, "{counted:?}");
+    let limits = RateLimits::none()
+        .receive(Rate::bits_per_second(8_000_000))
+        .send(Rate::bits_per_second(16_000_000).burst(100_000));
+    network.limit("s", "eth0", &limits).await.unwrap();
+    let limited = look();
+    for (device, rate) in [("kata2", "8Mbit"), ("eth0", "16Mbit")] {
+        let mut lines = limited.lines();
+        let found = lines
+            .any(|line| line.contains("tbf 4b41:") && line.contains(device) && line.contains(rate));
+        assert!(found, "{device} {rate}: {limited}");
+    }
+    // Other limits take the place of earlier ones; another process undoes them.
+    let limits = RateLimits::none().send(Rate::bits_per_second(1_000_000));
+    network.limit("s", "eth0", &limits).await.unwrap();
+    assert_eq!(look().matches("tbf").count(), 1, "{}", look());
+    let unknown = network.limit("s", "eth7", &limits).await.unwrap_err();
+    assert!(unknown.to_string().contains("eth7"), "{unknown}");
+    drop(lease);
+    let again = kata_network::from_description(&network.description().unwrap()).unwrap();
+    again.teardown("s").await.unwrap();
+    assert_eq!(look(), before);
+    // What somebody else has set stays.
+    run("tc -n x qdisc add dev eth0 root handle 7: tbf rate 1mbit burst 64k latency 50ms");
+    let lease = set_up(&network, 1).await;
+    let refused = network.limit("s", "eth0", &limits).await.unwrap_err();
+    assert!(refused.to_string().contains("somebody else"), "{refused}");
+    drop(lease);
+    network.teardown("s").await.unwrap();
+    assert!(look().contains("tbf 7:"), "{}", look());
 }
 
 #[tokio::test]

@@ -37,8 +37,9 @@ use crate::address::{IpNet, MacAddress};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
-use crate::netns::{Connections, inside};
+use crate::netns::{self, Connections, inside};
 use crate::setup::{Network, SetupRequest};
+use crate::traffic::{Counters, RateLimits};
 use crate::wiring::WiringModel;
 
 pub use error::{PluginError, PluginFault};
@@ -365,6 +366,16 @@ impl Network for Cni {
             work.reserve(&request)
         })
         .await
+    }
+
+    async fn counters(&self, sandbox: &str) -> Result<Vec<Counters>> {
+        let (netns, container) = Work::place_of(&self.settings, sandbox)?;
+        netns::counters(netns, &self.connections, &container).await
+    }
+
+    async fn limit(&self, sandbox: &str, interface: &str, limits: &RateLimits) -> Result<()> {
+        let (netns, container) = Work::place_of(&self.settings, sandbox)?;
+        netns::limit(netns, &self.connections, &container, interface, *limits).await
     }
 
     async fn rescan(&self, request: &SetupRequest) -> Result<Lease> {

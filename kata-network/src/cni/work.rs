@@ -16,12 +16,13 @@ use super::record::{Record, Records, container_id};
 use super::result::PluginResult;
 use super::runtime_config::{PortMapping, RuntimeConfig};
 use super::settings::Settings;
-use crate::endpoint::{Attachment as Joint, Endpoint};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::lease::{Lease, Phase};
-use crate::netns::{Connections, Options, Reserved, adopt_now, on_thread, open};
+use crate::netns::{
+    Connection, Connections, Options, Reserved, adopt_now, on_thread, open, open_reserved,
+};
 use crate::setup::SetupRequest;
-use crate::tap;
 use crate::wiring::WiringModel;
 
 /// One thing at a time for each sandbox: a tear-down waits for the end of a
@@ -83,6 +84,13 @@ impl Work {
         Records::new(&self.settings.state_dir)
     }
 
+    /// The namespace of a sandbox, and what its connection is noted under.
+    pub(super) fn place_of(settings: &Settings, sandbox: &str) -> Result<(OwnedFd, String)> {
+        let container = container_id(sandbox);
+        let path = Namespaces::new(&settings.netns_dir).path(&container);
+        Ok((open(&path)?, container))
+    }
+
     fn namespaces(&self) -> Namespaces {
         Namespaces::new(&self.settings.netns_dir)
     }
@@ -135,28 +143,20 @@ impl Work {
         let turn = self.turns.of(&container);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let reserved = Reserved::of(&request.sandbox, networks.len());
-        let taps: Vec<String> = reserved.iter().map(|it| it.tap.clone()).collect();
-        let (begun, opened) = self.begin(request, container, taps)?;
-        let endpoints = reserved.iter().zip(opened);
-        let endpoints = endpoints.map(|(reserved, taps)| {
-            // Any packet that the interface may come to take.
-            Endpoint::new(Joint::Tap(taps), reserved.mac, u16::MAX.into())
-        });
-        let endpoints = endpoints.collect();
+        let (begun, endpoints) = self.begin(request, container, reserved)?;
         let container = begun.record.container.clone();
-        let begun = Begun { reserved, ..begun };
         self.turns.begun().insert(container, begun);
         Ok(endpoints)
     }
 
-    /// Notes what will be attached, and makes the namespace with taps of those
-    /// names in it.
+    /// Notes what will be attached, and makes the namespace with those taps in
+    /// it.
     fn begin(
         &self,
         request: &SetupRequest,
         container: String,
-        taps: Vec<String>,
-    ) -> Result<(Begun, Vec<Vec<OwnedFd>>)> {
+        reserved: Vec<Reserved>,
+    ) -> Result<(Begun, Vec<Endpoint>)> {
         let began = Instant::now();
         self.require_plugins()?;
         for mapping in &self.settings.runtime.port_mappings {
@@ -176,23 +176,19 @@ impl Work {
         records.write(&record)?;
         let namespaces = self.namespaces();
         let (name, queues) = (record.container.clone(), request.queues);
-        let (netns, opened) = on_thread("make a network namespace", move || {
+        let (netns, reserved, endpoints) = on_thread("make a network namespace", move || {
             let netns = namespaces.make(&name)?;
             // The thread is in it now.
-            let open = |tap: &String| {
-                let opened = tap::open(tap, queues);
-                opened.map_err(Error::host(format!("make the tap {tap}")))
-            };
-            let opened = taps.iter().map(open).collect::<Result<Vec<_>>>()?;
-            Ok((netns, opened))
+            let endpoints = open_reserved(&reserved, queues)?;
+            Ok((netns, reserved, endpoints))
         })?;
         let begun = Begun {
             record,
             netns,
-            reserved: Vec::new(),
+            reserved,
             phase: Phase::ended("network namespace", began),
         };
-        Ok((begun, opened))
+        Ok((begun, endpoints))
     }
 
     pub(super) fn set_up(&self, request: &SetupRequest) -> Result<Lease> {
@@ -213,16 +209,20 @@ impl Work {
         let path = netns.display().to_string();
         let mut phases = vec![phase];
         let results = self.add_all(&mut record, &path, &mut phases)?;
-        let (queues, ahead) = (request.queues, !reserved.is_empty());
-        let (mut lease, joined) =
-            adopt_now(open(&netns)?, self.options(), queues, Vec::new(), reserved)?;
+        let ahead = !reserved.is_empty();
+        let connection = Connection {
+            reserved: reserved.into(),
+            ..Connection::default()
+        };
+        let (mut lease, connection) =
+            adopt_now(open(&netns)?, self.options(), request, connection)?;
         self.verify(&record, &path, &results, &lease)?;
         if ahead && !lease.endpoints.is_empty() {
             return Err(self.too_many(&record, &lease));
         }
         self.connections
             .lock()
-            .insert(record.container.clone(), joined);
+            .insert(record.container.clone(), connection);
         for result in results {
             lease.name_servers.extend(result.dns.servers);
             lease.search_domains.extend(result.dns.search);
@@ -240,12 +240,11 @@ impl Work {
         let turn = self.turns.of(&container);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let netns = self.namespaces().path(&container);
-        let joined = self.connections.lock().get(&container).cloned();
-        let joined = joined.unwrap_or_default();
-        let options = self.options();
-        let (mut lease, joined) =
-            adopt_now(open(&netns)?, options, request.queues, joined, Vec::new())?;
-        self.connections.lock().insert(container, joined);
+        let connection = self.connections.lock().get(&container).cloned();
+        let connection = connection.unwrap_or_default();
+        let (mut lease, connection) =
+            adopt_now(open(&netns)?, self.options(), request, connection)?;
+        self.connections.lock().insert(container, connection);
         lease.netns = Some(netns);
         Ok(lease)
     }

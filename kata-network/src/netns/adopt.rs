@@ -1,10 +1,9 @@
 //! From a network namespace to a lease.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
-use super::joined::{Joined, Reserved};
+use super::joined::{Connection, Joined};
 use super::options::Options;
 use crate::address::MacAddress;
 use crate::endpoint::{Attachment, Endpoint, HostDevice};
@@ -14,6 +13,7 @@ use crate::lease::{Lease, Phase};
 use crate::pci::PciFunction;
 use crate::rtnl::{Link, Rtnl};
 use crate::scan::Scan;
+use crate::setup::SetupRequest;
 use crate::wiring::{self, WiringModel};
 
 /// Kinds of links that every new namespace has where the host's kernel has the
@@ -25,14 +25,13 @@ const FALLBACKS: [&str; 9] = [
 /// Devices are the same in all network namespaces: the host's will do.
 const SYSFS: &str = "/sys";
 
-/// Connects what is in the calling thread's namespace, but for what is `joined`
-/// already; what is joined now is noted there. Taps that are `reserved` are
-/// taken before others are made.
+/// Connects what is in the calling thread's namespace, but for what is joined
+/// already; what is joined now is noted there. Taps that are reserved are taken
+/// before others are made, of which there may be so many.
 pub(super) fn adopt(
     options: &Options,
-    queues: usize,
-    joined: &mut Vec<Joined>,
-    reserved: Vec<Reserved>,
+    request: &SetupRequest,
+    connection: &mut Connection,
 ) -> Result<Lease> {
     let failed = |what: &'static str| Error::host(what);
     let began = Instant::now();
@@ -41,30 +40,32 @@ pub(super) fn adopt(
     let mut lease = Lease::new();
     lease.phases.push(Phase::ended("network scan", began));
     let began = Instant::now();
-    lease.gone = let_go(&mut rtnl, &scan, joined)?;
-    let mut reserved = VecDeque::from(reserved);
+    lease.gone = let_go(&mut rtnl, &scan, &mut connection.joined)?;
     for link in scan.links.iter().filter(|link| is_wanted(&scan, link)) {
         let mac = hardware_address(link)?;
-        if let Some(known) = joined.iter_mut().find(|known| known.is(link)) {
+        let mut joined = connection.joined.iter_mut();
+        if let Some(known) = joined.find(|known| known.is(link)) {
             lease.interfaces.push(describe(&scan, link, known.mac, mac));
             known.mac = mac;
             continue;
         }
         let model = options.wiring_of(&link.name);
         let device = if model.is_by_filters(link)
-            && let Some(reserved) = reserved.pop_front()
+            && let Some(reserved) = connection.reserved.pop_front()
         {
             wiring::join_reserved(&mut rtnl, link, &reserved.tap)?;
             reserved.mac
+        } else if lease.endpoints.len() == request.most_devices {
+            lease.left_out.push(link.name.clone());
+            continue;
         } else {
-            let attachment = attach(&mut rtnl, options, link, queues)?;
-            lease
-                .endpoints
-                .push(Endpoint::new(attachment, mac, link.mtu));
+            let attachment = attach(&mut rtnl, options, link, request.queues)?;
+            let endpoint = Endpoint::new(attachment, mac, link.mtu);
+            lease.endpoints.push(endpoint);
             mac
         };
         lease.interfaces.push(describe(&scan, link, device, mac));
-        joined.push(Joined {
+        connection.joined.push(Joined {
             name: link.name.clone(),
             index: link.index,
             mac,

@@ -1,10 +1,13 @@
 //! What a sandbox's devices are joined to, while it lives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::address::MacAddress;
+use crate::endpoint::{Attachment, Endpoint};
+use crate::error::{Error, Result};
 use crate::rtnl::Link;
+use crate::tap;
 
 /// A link that a device of a sandbox is joined to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,19 @@ impl Reserved {
     }
 }
 
+/// Opens the taps that are reserved, in the calling thread's namespace.
+pub(crate) fn open_reserved(reserved: &[Reserved], queues: usize) -> Result<Vec<Endpoint>> {
+    let open = |reserved: &Reserved| {
+        let name = &reserved.tap;
+        let opened = tap::open(name, queues);
+        let taps = opened.map_err(Error::host(format!("make the tap {name}")))?;
+        // Any packet that the interface may come to take.
+        let mtu = u16::MAX.into();
+        Ok(Endpoint::new(Attachment::Tap(taps), reserved.mac, mtu))
+    };
+    reserved.iter().map(open).collect()
+}
+
 /// A locally administered address of a single card: FNV-1a of what it is for.
 fn local_address(sandbox: &str, number: u32) -> MacAddress {
     let bytes = sandbox.bytes().chain(number.to_le_bytes());
@@ -56,13 +72,21 @@ fn local_address(sandbox: &str, number: u32) -> MacAddress {
     MacAddress::new([0x02, a, b, c, d, e])
 }
 
-/// What the sandboxes' devices are joined to. One piece of work at a time: a
-/// tear-down waits for the end of a set-up that was given up.
+/// What a sandbox's devices are joined to, and those that are joined to nothing
+/// yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connection {
+    pub(crate) joined: Vec<Joined>,
+    pub(crate) reserved: VecDeque<Reserved>,
+}
+
+/// The connections of sandboxes. One piece of work at a time: a tear-down waits
+/// for the end of a set-up that was given up.
 #[derive(Debug, Default)]
-pub(crate) struct Connections(Mutex<HashMap<String, Vec<Joined>>>);
+pub(crate) struct Connections(Mutex<HashMap<String, Connection>>);
 
 impl Connections {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Joined>>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<String, Connection>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

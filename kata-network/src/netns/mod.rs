@@ -5,6 +5,7 @@ mod joined;
 mod open;
 mod options;
 mod thread;
+mod traffic;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,33 +14,65 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::resolver;
 use crate::rtnl::Rtnl;
 use crate::setup::{Network, SetupRequest};
+use crate::traffic::{Counters, RateLimits};
 use crate::wiring::{self, WiringModel};
 
-pub(crate) use joined::{Connections, Joined, Reserved};
+pub(crate) use joined::{Connection, Connections, Reserved, open_reserved};
 pub(crate) use open::open;
 pub(crate) use options::Options;
 pub(crate) use thread::{inside, on_thread};
 
-/// Connects what is in a namespace and not `joined` yet, with taps that are
-/// `reserved` first: for callers that are on a thread that may wait. Gives what
-/// is joined then.
+/// Connects what is in a namespace and not joined yet: for callers that are on
+/// a thread that may wait. Gives what is joined then.
 pub(crate) fn adopt_now(
     netns: OwnedFd,
     options: Options,
-    queues: usize,
-    mut joined: Vec<Joined>,
-    reserved: Vec<Reserved>,
-) -> Result<(Lease, Vec<Joined>)> {
+    request: &SetupRequest,
+    mut connection: Connection,
+) -> Result<(Lease, Connection)> {
+    let request = request.clone();
     on_thread("adopt a network namespace", move || {
         thread::enter(Some(netns))?;
-        let lease = adopt::adopt(&options, queues, &mut joined, reserved)?;
-        Ok((lease, joined))
+        let lease = adopt::adopt(&options, &request, &mut connection)?;
+        Ok((lease, connection))
     })
+}
+
+/// What has gone through the interfaces of a sandbox in that namespace.
+pub(crate) async fn counters(
+    netns: OwnedFd,
+    connections: &Arc<Connections>,
+    sandbox: &str,
+) -> Result<Vec<Counters>> {
+    let (connections, sandbox) = (Arc::clone(connections), sandbox.to_owned());
+    inside(Some(netns), "count packets", move || {
+        let connection = connections.lock().get(&sandbox).cloned();
+        traffic::counters(&connection.unwrap_or_default())
+    })
+    .await
+}
+
+/// Limits what goes through an interface of a sandbox in that namespace.
+pub(crate) async fn limit(
+    netns: OwnedFd,
+    connections: &Arc<Connections>,
+    sandbox: &str,
+    interface: &str,
+    limits: RateLimits,
+) -> Result<()> {
+    let (connections, sandbox) = (Arc::clone(connections), sandbox.to_owned());
+    let interface = interface.to_owned();
+    inside(Some(netns), "limit rates", move || {
+        let connection = connections.lock().get(&sandbox).cloned();
+        traffic::limit(&connection.unwrap_or_default(), &interface, &limits)
+    })
+    .await
 }
 
 /// Adopts a network namespace that a CRI, Docker or Podman has prepared: the
@@ -95,6 +128,15 @@ impl NetNs {
         self
     }
 
+    /// Has so many devices ready in the machine for interfaces that come to the
+    /// namespace after the machine has started, and are found by
+    /// [`Network::rescan`]: on machines that take no devices later, too.
+    #[must_use]
+    pub fn devices_ahead(mut self, count: usize) -> Self {
+        self.options.ahead = count;
+        self
+    }
+
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -122,8 +164,8 @@ impl NetNs {
         let request = request.clone();
         let work = move || {
             let mut connections = connections.lock();
-            let joined = connections.entry(request.sandbox).or_default();
-            adopt::adopt(&options, request.queues, joined, Vec::new())
+            let connection = connections.entry(request.sandbox.clone()).or_default();
+            adopt::adopt(&options, &request, connection)
         };
         let mut lease = inside(Some(netns), "adopt a network namespace", work).await?;
         lease.netns = Some(self.path.clone());
@@ -141,6 +183,33 @@ impl Network for NetNs {
         // A path that is no text cannot be written down.
         let path = self.path.to_str()?;
         Some(json!({ "kind": "netns", "path": path, "options": self.options }))
+    }
+
+    async fn reserve(&self, request: &SetupRequest) -> Result<Vec<Endpoint>> {
+        let reserved = Reserved::of(&request.sandbox, self.options.ahead);
+        if reserved.is_empty() {
+            return Ok(Vec::new());
+        }
+        let netns = open(&self.path)?;
+        let connections = Arc::clone(&self.connections);
+        let request = request.clone();
+        let work = move || {
+            let mut connections = connections.lock();
+            let endpoints = open_reserved(&reserved, request.queues)?;
+            let connection = connections.entry(request.sandbox).or_default();
+            connection.reserved = reserved.into();
+            Ok(endpoints)
+        };
+        inside(Some(netns), "reserve devices", work).await
+    }
+
+    async fn counters(&self, sandbox: &str) -> Result<Vec<Counters>> {
+        counters(open(&self.path)?, &self.connections, sandbox).await
+    }
+
+    async fn limit(&self, sandbox: &str, interface: &str, limits: &RateLimits) -> Result<()> {
+        let netns = open(&self.path)?;
+        limit(netns, &self.connections, sandbox, interface, *limits).await
     }
 
     async fn setup(&self, request: &SetupRequest) -> Result<Lease> {

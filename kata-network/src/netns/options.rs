@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) wiring_of: BTreeMap<String, WiringModel>,
     /// Where the guest's name servers are read.
     pub(crate) resolv_conf: Option<PathBuf>,
+    /// How many devices are made before there are interfaces for them.
+    pub(crate) ahead: usize,
 }
 
 impl Options {

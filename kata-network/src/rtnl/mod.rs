@@ -7,10 +7,12 @@
 
 mod links;
 mod redirect;
+mod shape;
 mod socket;
 
 pub(crate) use links::{Link, tap_up};
 pub(crate) use redirect::{redirect, undo_redirect};
+pub(crate) use shape::{shape, unshape};
 pub(crate) use socket::Rtnl;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use socket::parse;

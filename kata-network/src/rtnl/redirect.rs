@@ -74,7 +74,7 @@ fn to_link(index: u32) -> TcAction {
     action
 }
 
-fn header(index: u32, parent: TcHandle) -> io::Result<TcHeader> {
+pub(super) fn header(index: u32, parent: TcHandle) -> io::Result<TcHeader> {
     let index = i32::try_from(index).map_err(|_| io::Error::from(Errno::NODEV))?;
     Ok(TcHeader {
         index,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Attachment;
 use crate::error::{Error, Result};
-use crate::rtnl::{Link, Rtnl, undo_redirect};
+use crate::rtnl::{Link, Rtnl, undo_redirect, unshape};
 
 /// How a machine's device is joined to a link of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl WiringModel {
     pub(crate) fn is_by_filters(self, link: &Link) -> bool {
         let hardware = link.kind.is_empty() && link.hardware.is_some();
         let direct = ["tun", "macvtap", "ipvtap"].contains(&link.kind.as_str());
-        !hardware && (self == Self::TcFilter || self == Self::Auto && !direct)
+        self == Self::TcFilter || self == Self::Auto && !hardware && !direct
     }
 
     /// The wiring for a link.
@@ -74,6 +74,15 @@ pub(crate) fn reserved_name(number: u32) -> String {
 /// Joins a tap of that name, which was made before, to a link.
 pub(crate) fn join_reserved(rtnl: &mut Rtnl, link: &Link, tap: &str) -> Result<()> {
     tc_filter::join(rtnl, link, tap)
+}
+
+/// The host's ends of a device: the one that its packets come out of, and the
+/// link that they go on through; the same where there is nothing between.
+pub(crate) fn ends_of(links: &[Link], index: u32) -> Option<(&Link, &Link)> {
+    let link = links.iter().find(|link| link.index == index)?;
+    let name = name_beside(link);
+    let beside = links.iter().find(|it| it.name == name && is_ours(it));
+    Some((beside.unwrap_or(link), link))
 }
 
 /// Removes the tap beside a link that is gone.
@@ -107,7 +116,7 @@ pub(crate) fn undo(rtnl: &mut Rtnl) -> Result<()> {
         let undone = if is_ours(link) {
             link.remove(rtnl)
         } else {
-            undo_redirect(rtnl, link.index)
+            undo_redirect(rtnl, link.index).and_then(|()| unshape(rtnl, link.index))
         };
         let failed = Error::host(format!("give the interface {} back", link.name));
         failures.extend(undone.map_err(failed).err());
