@@ -167,11 +167,15 @@ pub(crate) struct Needs {
     pub(crate) growth: bool,
     /// Disks are to come and go.
     pub(crate) disks: bool,
+    /// Network devices are to come and go.
+    pub(crate) nics: bool,
 }
 
 impl Needs {
     fn are_met_by(self, offered: Features) -> bool {
-        (!self.growth || offered.hotplug) && (!self.disks || offered.disks)
+        (!self.growth || offered.hotplug)
+            && (!self.disks || offered.disks)
+            && (!self.nics || offered.nics)
     }
 }
 
@@ -305,12 +309,17 @@ mod tests {
         backends.add(Rigid);
         backends.add(Fake("slow", Some(Acceleration::Emulation)));
         let context = Context::new("start sandbox", "s");
-        for (growth, disks, expected) in [
-            (false, false, "rigid"),
-            (true, false, "slow"),
-            (false, true, "slow"),
+        for (growth, disks, nics, expected) in [
+            (false, false, false, "rigid"),
+            (true, false, false, "slow"),
+            (false, true, false, "slow"),
+            (false, false, true, "slow"),
         ] {
-            let needs = Needs { growth, disks };
+            let needs = Needs {
+                growth,
+                disks,
+                nics,
+            };
             let chosen = backends.choose(None, needs, &context).await.unwrap();
             assert_eq!(chosen.name(), expected);
         }

@@ -98,6 +98,7 @@ impl SandboxBuilder {
                 host_limits: crate::cgroup::HostLimits::default(),
                 disks: Vec::new(),
                 spare_disks: 0,
+                spare_interfaces: 0,
             },
             max_vcpus: None,
             max_memory: None,

@@ -93,8 +93,8 @@ pub use sandbox::{Sandbox, SandboxStatus};
 pub use spec::{ContainerSpec, Mount, Namespace, Rootfs};
 pub use state::{ContainerState, SandboxState};
 pub use stats::{
-    BlockStats, ContainerStats, GuestMemory, InterfaceStats, MemoryUse, Pressure, SandboxStats,
-    Stall, Transfers,
+    BlockStats, ContainerStats, GuestMemory, InterfaceStats, MemoryUse, Pressure,
+    SandboxInterfaceStats, SandboxStats, Stall, Transfers,
 };
 pub use stdio::{PtySize, Reader, Stdin, StdioMode};
 pub use supervisor::Supervisor;

@@ -84,11 +84,14 @@ fn devices(devices: &kata_hypervisor::Devices) -> Vec<String> {
     });
     let spare = devices.spare_disks;
     let spare = (spare > 0).then(|| format!("room for {spare} disks more"));
+    let nics = devices.spare_nics;
+    let nics = (nics > 0).then(|| format!("room for {nics} network interfaces more"));
     let rng = devices.rng.then(|| "entropy".to_owned());
     vsock
         .chain(filesystems)
         .chain(disks)
         .chain(spare)
+        .chain(nics)
         .chain(rng)
         .collect()
 }

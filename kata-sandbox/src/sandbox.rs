@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kata_hypervisor::{Features, GuestStream, MemorySize};
+use kata_network::{GuestInterface, Network, RateLimits, Route, Rule};
 
 use crate::container::{Container, ContainerStatus};
 use crate::dial;
@@ -13,7 +14,10 @@ use crate::error::{ErrorKind, Result};
 use crate::event::Events;
 use crate::exit::SandboxExit;
 use crate::forward::{self, Forwarding, Transport};
-use crate::home::operation::{Console, Create, DeleteSandbox, Resize, SetPaused, Stop, Usage};
+use crate::home::operation::{
+    AddNetwork, Console, Create, DeleteSandbox, Interfaces, LimitInterface, RemoveNetwork,
+    RescanNetworks, Resize, Routes, SetInterface, SetPaused, SetRoutes, Stop, Usage,
+};
 use crate::home::{Home, SandboxFace};
 use crate::spec::{self, ContainerSpec};
 use crate::state::SandboxState;
@@ -188,6 +192,99 @@ impl Sandbox {
         guest: u16,
     ) -> Result<Forwarding> {
         forward::forward(&self.home, transport, host, guest).await
+    }
+
+    /// Connects it to a network more while it runs, and answers the interfaces
+    /// that it has of it. An interface whose name is taken in the guest gets the
+    /// next of `eth0`, `eth1` and so on. Nothing is left of the network when
+    /// this fails or the future is dropped, nor after the sandbox's end.
+    ///
+    /// ```no_run
+    /// # async fn more(sandbox: &kata_sandbox::Sandbox) -> kata_sandbox::Result<()> {
+    /// use kata_sandbox::network::NetNs;
+    ///
+    /// let interfaces = sandbox.add_network("storage", NetNs::new("/run/netns/storage")).await?;
+    /// println!("{}", interfaces[0].name);
+    /// sandbox.remove_network("storage").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Unsupported` where the machine takes no devices: see
+    /// [`SandboxBuilder::spare_interfaces`](crate::SandboxBuilder::spare_interfaces);
+    /// `AlreadyExists`, and what the network says.
+    pub async fn add_network(
+        &self,
+        name: &str,
+        network: impl Network,
+    ) -> Result<Vec<GuestInterface>> {
+        let add = AddNetwork::new(name, Arc::new(network));
+        self.home.ask(add).await
+    }
+
+    /// Disconnects it from a network that [`Sandbox::add_network`] added.
+    ///
+    /// # Errors
+    /// `NotFound`; `Timeout` when the guest does not let go of a device.
+    pub async fn remove_network(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.home.ask(RemoveNetwork { name }).await
+    }
+
+    /// Looks again at what the networks have: interfaces, addresses, routes,
+    /// rules and neighbours in the guest become what they are on the host.
+    /// Answers all interfaces.
+    ///
+    /// # Errors
+    /// `Unsupported` when none of the networks ever changes, and when there are
+    /// interfaces for which the machine has no device; the rest is done then.
+    pub async fn rescan_networks(&self) -> Result<Vec<GuestInterface>> {
+        self.home.ask(RescanNetworks {}).await
+    }
+
+    /// The guest's interfaces, as it was told.
+    ///
+    /// # Errors
+    /// When its supervisor is gone.
+    pub async fn interfaces(&self) -> Result<Vec<GuestInterface>> {
+        self.home.ask(Interfaces {}).await
+    }
+
+    /// The guest's routes and rules, as it was told.
+    ///
+    /// # Errors
+    /// When its supervisor is gone.
+    pub async fn routes(&self) -> Result<(Vec<Route>, Vec<Rule>)> {
+        self.home.ask(Routes {}).await
+    }
+
+    /// Gives the interface of that name these addresses, MTU and hardware
+    /// address (`new_mac`, or `mac`). What a network has on the host stays.
+    ///
+    /// # Errors
+    /// `NotFound`, and what the guest says.
+    pub async fn set_interface(&self, interface: GuestInterface) -> Result<()> {
+        let wanted = interface;
+        self.home.ask(SetInterface { wanted }).await
+    }
+
+    /// Makes these the guest's routes and rules, beside those that its kernel
+    /// makes, until they are set again. With no rules, those that are there stay.
+    ///
+    /// # Errors
+    /// What the guest says; it has the routes from before then.
+    pub async fn set_routes(&self, routes: Vec<Route>, rules: Vec<Rule>) -> Result<()> {
+        self.home.ask(SetRoutes { routes, rules }).await
+    }
+
+    /// Limits what goes through an interface, instead of earlier limits.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` for networks that cannot.
+    pub async fn limit_interface(&self, interface: &str, limits: RateLimits) -> Result<()> {
+        let interface = interface.to_owned();
+        self.home.ask(LimitInterface { interface, limits }).await
     }
 
     /// Connects to a TCP port on the sandbox's loopback.

@@ -181,6 +181,15 @@ impl SandboxBuilder {
         self.blueprint.spare_disks = count;
         self
     }
+
+    /// How many network interfaces may come while the sandbox runs, by
+    /// [`Sandbox::add_network`](crate::Sandbox::add_network) and
+    /// [`Sandbox::rescan_networks`](crate::Sandbox::rescan_networks); by default
+    /// none. A machine that has room for some takes a little longer to start.
+    pub fn spare_interfaces(mut self, count: u32) -> Self {
+        self.blueprint.spare_interfaces = count;
+        self
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,21 @@ pub struct SandboxStats {
     pub guest: Option<GuestMemory>,
     /// What each container uses, by id.
     pub containers: Vec<(String, ContainerStats)>,
+    /// What went through each of its interfaces.
+    #[serde(default)]
+    pub interfaces: Vec<SandboxInterfaceStats>,
+}
+
+/// What went through an interface of a sandbox, from both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SandboxInterfaceStats {
+    /// Its name in the guest.
+    pub name: String,
+    /// As the guest counts; `None` where the agent does not say.
+    pub guest: Option<InterfaceStats>,
+    /// As the host counts; `None` where the network does not.
+    pub host: Option<kata_network::Counters>,
 }
 
 /// The guest's memory as its own kernel sees it.
@@ -171,6 +186,27 @@ impl ContainerStats {
     }
 }
 
+/// What the guest's kernel says of its interfaces, from the agent's metrics.
+pub(crate) fn guest_interface(metrics: &str, name: &str) -> Option<InterfaceStats> {
+    let item = |item: &str| {
+        let prefix = format!("kata_guest_netdev_stat{{interface=\"{name}\",item=\"{item}\"}} ");
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(&prefix))?;
+        value.trim().parse().ok()
+    };
+    Some(InterfaceStats {
+        name: name.to_owned(),
+        received: item("recv_bytes")?,
+        sent: item("sent_bytes")?,
+        received_packets: item("recv_packets")?,
+        sent_packets: item("sent_packets")?,
+        receive_errors: item("recv_errs")?,
+        send_errors: item("sent_errs")?,
+        receive_dropped: item("recv_drop")?,
+        send_dropped: item("sent_drop")?,
+    })
+}
+
 fn huge_pages(stats: BTreeMap<String, HugetlbStats>) -> BTreeMap<String, MemoryUse> {
     let convert = |(size, stats): (String, HugetlbStats)| {
         let data = MemoryData {
@@ -234,6 +270,30 @@ mod tests {
         assert_eq!(stats.memory, MemorySize::bytes(100));
         assert_eq!(stats.memory_working_set, MemorySize::bytes(70));
         assert_eq!((stats.memory_limit, stats.pids), (None, 4));
+    }
+
+    #[test]
+    fn an_interface_is_found_among_the_guests_metrics() {
+        let items = [
+            "recv_bytes",
+            "recv_packets",
+            "recv_errs",
+            "recv_drop",
+            "sent_bytes",
+            "sent_packets",
+            "sent_errs",
+            "sent_drop",
+        ];
+        let line = |(index, item): (usize, &&str)| {
+            format!("kata_guest_netdev_stat{{interface=\"eth0\",item=\"{item}\"}} {index}\n")
+        };
+        let metrics: String = items.iter().enumerate().map(line).collect();
+        let eth0 = guest_interface(&metrics, "eth0").unwrap();
+        assert_eq!(
+            (eth0.received_packets, eth0.sent, eth0.send_dropped),
+            (1, 4, 7)
+        );
+        assert_eq!(guest_interface(&metrics, "eth1"), None);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::mortal::{Orders, processes_of};
+use common::mortal::{Orders, Traces, processes_of};
 use common::network::on_its_own;
 use common::{Host, sh, text};
-use kata_sandbox::network::Cni;
+use kata_sandbox::network::{BridgePort, Cni, GuestConfig};
 use kata_sandbox::{MemorySize, OnDrop, Recovered, Runtime, RuntimeBuilder, Sandbox, SandboxState};
 
 /// More steps than there are.
@@ -38,10 +38,10 @@ fn embedder_main() {
         let builder = Runtime::builder()
             .state_dir(directory.join("s"))
             .guest_image(image);
-        let runtime = orders.configure(builder).build().unwrap();
+        let runtime = orders.clone().configure(builder).build().unwrap();
         let host = Stage {
             directory,
-            traces: PathBuf::new(),
+            traces: orders.traces.clone(),
             network: None,
         };
         host.whole_life(&runtime, OnDrop::Kill).await.unwrap();
@@ -138,6 +138,8 @@ impl Stage {
         if id == "mortal" && rustix::process::geteuid().is_root() {
             builder = builder.cgroup(format!("/{}/pod", self.group()));
         }
+        // The bystander takes no networks later.
+        let builder = builder.spare_interfaces(u32::from(id == "mortal"));
         builder.on_drop(on_drop).start().await
     }
 
@@ -170,12 +172,28 @@ impl Stage {
         count("end") >= count("begin")
     }
 
+    /// Adds a port of the plugins' bridge, or what makes a file.
+    async fn add_network(&self, sandbox: &Sandbox, name: &str) -> kata_sandbox::Result<()> {
+        let added = if self.network.is_some() {
+            let guest = GuestConfig::new("02:00:00:00:00:77".parse().unwrap());
+            sandbox
+                .add_network(name, BridgePort::new("cni0", guest))
+                .await
+        } else {
+            sandbox.add_network(name, Traces(self.traces.clone())).await
+        };
+        added.map(drop)
+    }
+
     /// Starts, creates, executes, stops and deletes.
     async fn whole_life(&self, runtime: &Runtime, on_drop: OnDrop) -> kata_sandbox::Result<()> {
         let sandbox = self.start(runtime, "mortal", on_drop).await?;
         let container = self.sleeper(&sandbox).await?;
         let done = container.exec("/bin/true").output().await?;
         assert!(done.exit.success() || sandbox.state() == SandboxState::Lost);
+        self.add_network(&sandbox, "more").await?;
+        sandbox.remove_network("more").await?;
+        self.add_network(&sandbox, "last").await?;
         container.delete().await?;
         sandbox.stop(Duration::ZERO).await?;
         sandbox.delete().await

@@ -67,6 +67,9 @@ pub(crate) struct Record {
     /// What is to be run when it has been started, and when it is gone.
     #[serde(default)]
     pub(crate) hooks: Later,
+    /// Whether its network may be made between `create` and `start`.
+    #[serde(default)]
+    pub(crate) network_later: bool,
     pub(crate) uid: u32,
 }
 
@@ -173,6 +176,7 @@ pub(crate) mod tests {
             cgroup: None,
             started: false,
             hooks: Later::default(),
+            network_later: false,
             uid: 0,
         }
     }

@@ -49,6 +49,8 @@ pub(crate) struct Blueprint {
     pub(crate) disks: Vec<DiskConfig>,
     /// How many more may come.
     pub(crate) spare_disks: u32,
+    /// How many network devices may come.
+    pub(crate) spare_interfaces: u32,
 }
 
 fn no_network() -> Arc<dyn Network> {
@@ -102,6 +104,7 @@ impl Blueprint {
             }));
         devices.disks.extend(self.disks.iter().cloned());
         devices.spare_disks = self.spare_disks;
+        devices.spare_nics = self.spare_interfaces;
         VmConfig {
             id: self.id.clone(),
             run_dir,

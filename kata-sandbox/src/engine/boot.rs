@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::agent::Agent;
 use super::blueprint::Blueprint;
 use super::connect::{self, Announcement};
+use super::networks::Networks;
 use super::site::{MachinePlace, NetworkPlace, Site, cgroup_error, open_journal};
 use super::{Engine, Parts};
 use super::{guest_setup, nics};
@@ -101,6 +102,7 @@ struct Ready {
     vm: Arc<dyn Vm>,
     agent: Agent,
     tree: SharedTree,
+    lease: Lease,
 }
 
 impl Attempt<'_> {
@@ -111,6 +113,7 @@ impl Attempt<'_> {
             let needs = Needs {
                 growth: blueprint.size.grows(),
                 disks: blueprint.spare_disks > 0,
+                nics: blueprint.spare_interfaces > 0,
             };
             self.shared
                 .backends
@@ -149,7 +152,7 @@ impl Attempt<'_> {
         };
         let machine = self.machine(site, &*hypervisor, config, announcement, context);
         tokio::pin!(image, machine);
-        let (vm, agent) = tokio::select! {
+        let (vm, agent, lease) = tokio::select! {
             biased;
             verified = &mut image => {
                 verified?;
@@ -161,7 +164,12 @@ impl Attempt<'_> {
                 booted?
             }
         };
-        Ok(Ready { vm, agent, tree })
+        Ok(Ready {
+            vm,
+            agent,
+            tree,
+            lease,
+        })
     }
 
     /// Where the sandbox's control group is, if it is to have one.
@@ -209,7 +217,7 @@ impl Attempt<'_> {
         mut config: VmConfig,
         announcement: Announcement,
         context: &Context,
-    ) -> Result<(Arc<dyn Vm>, Agent)> {
+    ) -> Result<(Arc<dyn Vm>, Agent, Lease)> {
         let (mut network, machine) = site.places();
         let reserved = self.reserve(&mut network, context).await?;
         let (lease, (vm, stream)) = if reserved.is_empty() {
@@ -236,7 +244,7 @@ impl Attempt<'_> {
             error = connect::ended(&*vm, context) => return Err(error),
         };
         match agent {
-            Ok(agent) => Ok((vm, agent)),
+            Ok(agent) => Ok((vm, agent, lease)),
             // The agent goes with its machine, which knows more.
             Err(error) if error.kind() == ErrorKind::GuestLost => {
                 let explained = timeout(LAST_WORDS, connect::ended(&*vm, context)).await;
@@ -342,7 +350,14 @@ impl Attempt<'_> {
     fn finish(&self, site: Site, ready: Ready) -> Arc<Engine> {
         self.shared.state.steps().reach("guest ready");
         let timeline = self.recorder.finish(&ready.vm.phases());
+        let networks = Networks::new(
+            &self.blueprint.id,
+            Arc::clone(&self.blueprint.network),
+            ready.lease,
+            self.blueprint.size.max_vcpus,
+        );
         Engine::new(Parts {
+            networks,
             blueprint: self.blueprint.clone(),
             vm: ready.vm,
             agent: ready.agent,

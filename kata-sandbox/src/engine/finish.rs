@@ -30,13 +30,15 @@ pub(crate) async fn finish(
     context: &Context,
 ) -> Result<Left> {
     tell_ends(&mut left, context).await?;
-    if let Some(noted) = &left.record().network {
+    let record = left.record();
+    for noted in record.network.iter().chain(&record.added).rev() {
         let network = noted_network(noted, own).ok_or_else(|| {
             let reason = format!("its network {:?} is not this runtime's", noted.name);
             let error = context.error(ErrorKind::Unsupported, reason);
             error.with_remedy("recover with the program that started it")
         })?;
-        let torn_down = network.teardown(&left.record().id).await;
+        let subject = noted.subject.as_ref().unwrap_or(&record.id);
+        let torn_down = network.teardown(subject).await;
         torn_down.map_err(|error| context.network(error))?;
     }
     Ok(left)

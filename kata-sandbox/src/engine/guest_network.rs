@@ -24,37 +24,56 @@ pub(super) fn whole(lease: &Lease) -> Network {
 
 /// All of it in calls, each of which stands on those before.
 pub(super) async fn by_calls(agent: &Agent, lease: &Lease) -> Result<(), CallError> {
-    let (calls, deadline) = (agent.calls(), agent.deadline());
     for wanted in &lease.interfaces {
-        let request = UpdateInterfaceRequest {
-            interface: Some(interface(wanted)),
-        };
-        calls.update_interface(&request, deadline).await?;
+        tell_interface(agent, wanted).await?;
     }
     if !lease.routes.is_empty() || !lease.rules.is_empty() {
-        let routes = Routes {
-            routes: lease.routes.iter().map(route).collect(),
-        };
-        calls
-            .update_routes(
-                &UpdateRoutesRequest {
-                    routes: Some(routes),
-                    rules: lease.rules.iter().map(rule).collect(),
-                },
-                deadline,
-            )
-            .await?;
+        tell_routes(agent, &lease.routes, &lease.rules).await?;
     }
-    if !lease.neighbors.is_empty() {
-        let known = ArpNeighbors {
-            arp_neighbors: lease.neighbors.iter().map(neighbor).collect(),
-        };
-        let request = AddArpNeighborsRequest {
-            neighbors: Some(known),
-        };
-        calls.add_arp_neighbors(&request, deadline).await?;
+    tell_neighbors(agent, &lease.neighbors).await
+}
+
+/// Has an interface configured: one that is being plugged in is waited for.
+pub(super) async fn tell_interface(
+    agent: &Agent,
+    wanted: &GuestInterface,
+) -> Result<(), CallError> {
+    let request = UpdateInterfaceRequest {
+        interface: Some(interface(wanted)),
+    };
+    let call = agent.calls().update_interface(&request, agent.deadline());
+    call.await.map(drop)
+}
+
+/// Has all routes and rules made these.
+pub(super) async fn tell_routes(
+    agent: &Agent,
+    routes: &[Route],
+    rules: &[Rule],
+) -> Result<(), CallError> {
+    let request = UpdateRoutesRequest {
+        routes: Some(Routes {
+            routes: routes.iter().map(route).collect(),
+        }),
+        rules: rules.iter().map(rule).collect(),
+    };
+    let call = agent.calls().update_routes(&request, agent.deadline());
+    call.await.map(drop)
+}
+
+/// Has neighbours made known.
+pub(super) async fn tell_neighbors(agent: &Agent, neighbors: &[Neighbor]) -> Result<(), CallError> {
+    if neighbors.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let known = ArpNeighbors {
+        arp_neighbors: neighbors.iter().map(neighbor).collect(),
+    };
+    let request = AddArpNeighborsRequest {
+        neighbors: Some(known),
+    };
+    let call = agent.calls().add_arp_neighbors(&request, agent.deadline());
+    call.await.map(drop)
 }
 
 fn interface(wanted: &GuestInterface) -> types::Interface {

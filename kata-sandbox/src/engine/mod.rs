@@ -24,6 +24,7 @@ mod guest_network;
 mod guest_setup;
 mod hooks;
 mod monitor;
+mod networks;
 mod nics;
 mod power;
 mod process;
@@ -64,12 +65,14 @@ pub(crate) use streams::Streams;
 
 use containers::Containers;
 use disks::Disks;
+use networks::Networks;
 use shares::Shares;
 use site::Site;
 use tasks::Tasks;
 
 /// What an engine is made of.
 pub(crate) struct Parts {
+    networks: Networks,
     blueprint: Blueprint,
     vm: Arc<dyn Vm>,
     agent: Agent,
@@ -96,6 +99,7 @@ pub(crate) struct Engine {
     shares: Shares,
     size: grow::Size,
     disks: Disks,
+    networks: Networks,
     /// Whether the pid namespace of the sandbox is there to be shared.
     shared_process_ids: bool,
     /// What was said once and need not be said again.
@@ -111,6 +115,7 @@ pub(crate) struct Engine {
 impl Engine {
     fn new(parts: Parts) -> Arc<Self> {
         let Parts {
+            networks,
             blueprint,
             vm,
             agent,
@@ -141,6 +146,7 @@ impl Engine {
             shares: Shares::new(tree),
             size: grow::Size::new(blueprint.size),
             disks: Disks::new(&blueprint.disks),
+            networks,
             shared_process_ids: blueprint.shared_process_ids,
             said: std::sync::Mutex::default(),
             stdio_port: OnceCell::new_with(announces.then_some(true)),

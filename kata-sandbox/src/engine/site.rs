@@ -28,6 +28,8 @@ pub(crate) struct Site {
     stays: bool,
     cgroup: Option<Cgroup>,
     network: Option<NetworkSetup>,
+    /// Networks that were added, with what they call the sandbox.
+    added: Vec<(String, Arc<dyn Network>)>,
     vm: Option<Arc<dyn Vm>>,
     steps: Steps,
     /// To tear the network down when nobody is left to wait for it.
@@ -48,6 +50,7 @@ impl Site {
             stays,
             cgroup: None,
             network: None,
+            added: Vec::new(),
             vm: None,
             runtime: Handle::current(),
         }
@@ -73,6 +76,61 @@ impl Site {
         let others = |hooks: &HooksRecord| hooks.container != container;
         self.note(|record| record.hooks.retain(others), context)
             .await
+    }
+
+    /// Writes down that a network is about to be added.
+    ///
+    /// # Errors
+    /// When the sandbox has ended, or the record cannot be written.
+    pub(crate) async fn add_network(
+        &mut self,
+        subject: &str,
+        network: Arc<dyn Network>,
+        context: &Context,
+    ) -> Result<()> {
+        if self.vm.is_none() {
+            return Err(context.error(ErrorKind::InvalidState, "the sandbox has ended"));
+        }
+        let noted = NetworkRecord {
+            subject: Some(subject.to_owned()),
+            ..NetworkRecord::of(&*network)
+        };
+        // Torn down with all else from here on, whatever becomes of the note.
+        self.added.push((subject.to_owned(), network));
+        self.note(|record| record.added.push(noted), context).await
+    }
+
+    /// Tears a network down that was added, if it still is there.
+    ///
+    /// # Errors
+    /// When something of it is left; it is tried again when the sandbox ends.
+    pub(crate) async fn remove_network(&mut self, subject: &str, context: &Context) -> Result<()> {
+        let index = self.added.iter().position(|(added, _)| added == subject);
+        let Some(index) = index else {
+            return Ok(());
+        };
+        let torn_down = self.added[index].1.teardown(subject).await;
+        torn_down.map_err(|error| context.network(error))?;
+        self.added.remove(index);
+        let others = |noted: &NetworkRecord| noted.subject.as_deref() != Some(subject);
+        self.note(|record| record.added.retain(others), context)
+            .await
+    }
+
+    /// The network that is to be torn down next.
+    fn last_network(&self) -> Option<(String, Arc<dyn Network>)> {
+        let first = self.network.as_ref();
+        let first = first.map(|NetworkSetup(network)| (self.id.clone(), Arc::clone(network)));
+        self.added.last().cloned().or(first)
+    }
+
+    /// All networks, in the order in which they are torn down.
+    fn take_networks(&mut self) -> Vec<(String, Arc<dyn Network>)> {
+        let first = self.network.take();
+        let first = first.map(|NetworkSetup(network)| (self.id.clone(), network));
+        let mut networks: Vec<_> = first.into_iter().chain(self.added.drain(..)).collect();
+        networks.reverse();
+        networks
     }
 
     async fn note(&mut self, change: impl FnOnce(&mut Record), context: &Context) -> Result<()> {
@@ -113,9 +171,12 @@ impl Site {
             self.vm = None;
             self.steps.reach("machine ended");
         }
-        if let Some(NetworkSetup(network)) = &self.network {
-            let torn_down = network.teardown(&self.id).await;
-            self.network = None;
+        // Each is taken out when it is done: a future that is dropped leaves the rest.
+        while let Some((subject, network)) = self.last_network() {
+            let torn_down = network.teardown(&subject).await;
+            if self.added.pop().is_none() {
+                self.network = None;
+            }
             self.steps.reach("network torn down");
             if let Err(error) = torn_down {
                 failures.push(context.network(error));
@@ -234,9 +295,9 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.vm = None; // kills it
         self.cgroup = None;
-        let network = self.network.take();
+        let networks = self.take_networks();
         let has_hooks = self.dir.as_ref().is_some_and(SandboxDir::has_hooks);
-        if network.is_none() && !has_hooks {
+        if networks.is_empty() && !has_hooks {
             return;
         }
         // From here on the directory says what is left to do, in case that the
@@ -244,7 +305,7 @@ impl Drop for Site {
         let (id, reservation) = (self.id.clone(), self.reservation.take());
         let left = self.dir.take().map(SandboxDir::until_done);
         self.runtime.spawn(async move {
-            if let Err(error) = give_up(&id, network, left).await {
+            if let Err(error) = give_up(&id, networks, left).await {
                 log::warn!(sandbox_id = id.as_str(), error:%; "left behind");
             }
             drop(reservation);
@@ -253,14 +314,18 @@ impl Drop for Site {
 }
 
 /// Does what is left to do for a sandbox that nobody waits for.
-async fn give_up(id: &str, network: Option<NetworkSetup>, left: Option<Left>) -> Result<()> {
+async fn give_up(
+    id: &str,
+    networks: Vec<(String, Arc<dyn Network>)>,
+    left: Option<Left>,
+) -> Result<()> {
     let context = Context::new("clean up sandbox", id);
     let mut left = left;
     if let Some(left) = &mut left {
         tell_ends(left, &context).await?;
     }
-    if let Some(NetworkSetup(network)) = network {
-        let torn_down = network.teardown(id).await;
+    for (subject, network) in networks {
+        let torn_down = network.teardown(&subject).await;
         torn_down.map_err(|error| context.network(error))?;
     }
     let removed = left.map_or(Ok(()), Left::remove);
@@ -276,10 +341,7 @@ pub(crate) async fn open_journal(
     cgroup: Option<&Plan>,
     context: &Context,
 ) -> Result<SandboxDir> {
-    let to_tear_down = (!network.leaves_nothing()).then(|| NetworkRecord {
-        name: network.name().to_owned(),
-        description: network.description(),
-    });
+    let to_tear_down = (!network.leaves_nothing()).then(|| NetworkRecord::of(&**network));
     let mut record = Record::new(id, to_tear_down);
     record.cgroups = cgroup.map(Plan::missing).unwrap_or_default().to_vec();
     loop {

@@ -5,7 +5,7 @@ use kata_protocol::agent::{GetMetricsRequest, ListProcessesRequest, StatsContain
 use super::{ContainerRecord, Engine};
 use crate::error::{ErrorKind, Result};
 use crate::processes::ProcessInfo;
-use crate::stats::{ContainerStats, GuestMemory, SandboxStats};
+use crate::stats::{self, ContainerStats, GuestMemory, SandboxInterfaceStats, SandboxStats};
 
 impl Engine {
     pub(crate) async fn container_stats(&self, record: &ContainerRecord) -> Result<ContainerStats> {
@@ -40,7 +40,14 @@ impl Engine {
         let context = self.context("take stats of sandbox");
         self.require_running(&context)?;
         let vm = async { self.vm.usage().await.map_err(|error| context.vm(error)) };
-        let (vm, guest) = tokio::try_join!(vm, self.guest_memory())?;
+        let (vm, metrics) = tokio::try_join!(vm, self.guest_metrics())?;
+        let metrics = metrics.as_deref().unwrap_or_default();
+        let counted = self.counted().await.into_iter();
+        let interfaces = counted.map(|(name, host)| SandboxInterfaceStats {
+            guest: stats::guest_interface(metrics, &name),
+            name,
+            host,
+        });
         let mut containers = Vec::new();
         for record in self.containers.all() {
             match self.container_stats(&record).await {
@@ -52,20 +59,21 @@ impl Engine {
         }
         Ok(SandboxStats {
             vm,
-            guest,
+            guest: GuestMemory::parse(metrics),
             containers,
+            interfaces: interfaces.collect(),
         })
     }
 
     /// What the guest's kernel says; an agent that does not tell is no failure.
-    async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
+    async fn guest_metrics(&self) -> Result<Option<String>> {
         let context = self.context("take stats of sandbox");
         let call = self
             .agent
             .calls()
             .get_metrics(&GetMetricsRequest {}, self.agent.deadline());
         match self.call(&context, call).await {
-            Ok(metrics) => Ok(GuestMemory::parse(&metrics.metrics)),
+            Ok(metrics) => Ok(Some(metrics.metrics)),
             Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,6 +1,7 @@
 //! What can be asked of a sandbox.
 
 mod container;
+mod network;
 mod sandbox;
 
 use std::sync::Arc;
@@ -15,6 +16,10 @@ use crate::error::{ErrorKind, Result};
 pub(crate) use container::{
     Attach, ContainerUsage, Create, Delete, Execute, Find, Processes, Recipient, ResizeTerminal,
     SendSignal, SetContainerPaused, Start, Update,
+};
+pub(crate) use network::{
+    AddNetwork, Interfaces, LimitInterface, RemoveNetwork, RescanNetworks, Routes, SetInterface,
+    SetRoutes,
 };
 pub(crate) use sandbox::{Console, DeleteSandbox, Dial, Resize, SetPaused, Stop, Usage};
 
@@ -65,6 +70,8 @@ macro_rules! operations {
 operations! {
     Create, Delete, Start, Attach, Execute, Find, SendSignal, SetContainerPaused, ResizeTerminal,
     Update, ContainerUsage, Processes, SetPaused, Resize, Usage, Console, Dial, Stop, DeleteSandbox,
+    AddNetwork, RemoveNetwork, RescanNetworks, Interfaces, Routes, SetInterface, SetRoutes,
+    LimitInterface,
 }
 
 /// The container, unless it was deleted.

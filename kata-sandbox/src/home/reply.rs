@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kata_hypervisor::{GuestStream, MemorySize};
+use kata_network::{GuestInterface, Route, Rule};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -79,6 +80,8 @@ plain!(
     (),
     Option<Exit>,
     (u32, MemorySize),
+    Vec<GuestInterface>,
+    (Vec<Route>, Vec<Rule>),
     ContainerStats,
     SandboxStats,
     Vec<ProcessInfo>,

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use kata_network::Network;
 use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +27,9 @@ pub(crate) struct Record {
     pub(crate) owner: ProcessId,
     /// The network to be torn down.
     pub(crate) network: Option<NetworkRecord>,
+    /// Those that were added while it ran, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) added: Vec<NetworkRecord>,
     /// The machine's own process, once it runs. Until that is written down, the
     /// kernel ends it with the owner.
     #[serde(default)]
@@ -56,6 +60,19 @@ pub(crate) struct NetworkRecord {
     /// By which any process can make it again; `None` for one of the program's
     /// own.
     pub(crate) description: Option<Value>,
+    /// What it calls the sandbox, where that is not the sandbox's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+}
+
+impl NetworkRecord {
+    pub(crate) fn of(network: &dyn Network) -> Self {
+        Self {
+            name: network.name().to_owned(),
+            description: network.description(),
+            subject: None,
+        }
+    }
 }
 
 impl Record {
@@ -65,6 +82,7 @@ impl Record {
             id: id.to_owned(),
             owner: ProcessId::of(std::process::id()),
             network,
+            added: Vec::new(),
             monitor: None,
             cgroups: Vec::new(),
             hooks: Vec::new(),
@@ -73,7 +91,7 @@ impl Record {
 
     /// Whether it says what takes more than a look at the disk to undo.
     pub(super) fn needs_a_runtime(&self) -> bool {
-        self.network.is_some() || !self.hooks.is_empty()
+        self.network.is_some() || !self.added.is_empty() || !self.hooks.is_empty()
     }
 
     /// Writes it down in that directory, so that it is there whole or not.

@@ -12,6 +12,7 @@ fn record(id: &str, network: Option<&str>) -> Record {
     let network = network.map(|name| NetworkRecord {
         name: name.to_owned(),
         description: None,
+        subject: None,
     });
     Record::new(id, network)
 }

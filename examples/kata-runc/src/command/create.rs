@@ -14,7 +14,7 @@ use crate::client;
 use crate::failure::{Failure, Result};
 use crate::hooks::{self, Later};
 use crate::mount_points;
-use crate::network;
+use crate::network::{self, Prepared, SandboxNetwork};
 use crate::pod::{self, Membership, membership};
 use crate::processors;
 use crate::program;
@@ -84,7 +84,7 @@ async fn make_in(
     let mut proxy = Proxy::start(console.stdio()?, bundle.spec.oci().process().as_ref())?;
     let mut sandbox = None;
     let making = async {
-        let spec = prepare(globals, &bundle, &record, &mut proxy, &mut sandbox).await?;
+        let spec = prepare(globals, &bundle, &mut record, &mut proxy, &mut sandbox).await?;
         let all = root.list()?;
         let shares_pid_with = pod::pid_namespace(&spec, &record.sandbox, &all);
         proxy.order(Order {
@@ -128,7 +128,7 @@ async fn make_in(
 async fn prepare(
     globals: &Globals,
     bundle: &Bundle,
-    record: &Record,
+    record: &mut Record,
     proxy: &mut Proxy,
     sandbox: &mut Option<Sandbox>,
 ) -> Result<oci::Spec> {
@@ -143,7 +143,8 @@ async fn prepare(
         log::warn!("linux.resources.cpu.cpus: the pod's machine has its processors already");
     }
     if record.owns_sandbox {
-        let network = network::of(&spec, prepared.then_some(pid))?;
+        let network = network::of(&spec, Prepared::of(pid, prepared))?;
+        record.network_later = matches!(network, SandboxNetwork::Later(_));
         let booting = client::boot(globals, record, &spec, (network, processors));
         *sandbox = Some(booting.await?);
     }
@@ -207,6 +208,7 @@ fn describe(globals: &Globals, root: &Root, id: &str, bundle: &Bundle) -> Result
         cgroup: cgroup::of(spec, globals.systemd_cgroup)?,
         started: false,
         hooks: Later::of(spec),
+        network_later: false,
         uid: rustix::process::geteuid().as_raw(),
     })
 }

@@ -5,7 +5,7 @@ use crate::client;
 use crate::failure::{Failure, Result};
 use crate::hooks;
 use crate::root::{Locked, Root};
-use crate::state::Status;
+use crate::state::{Record, Status};
 
 /// The command.
 pub(crate) fn start(globals: &Globals, arguments: &Arguments) -> Result<u8> {
@@ -30,6 +30,9 @@ pub(super) async fn begin(globals: &Globals, mut locked: Locked) -> Result<()> {
             )));
         }
     }
+    if locked.record.network_later {
+        find_network(globals, &locked.record).await?;
+    }
     let Some(container) = client::container(globals, &locked.record).await? else {
         return Err(Failure::new("cannot start a container that has stopped"));
     };
@@ -49,5 +52,15 @@ pub(super) async fn begin(globals: &Globals, mut locked: Locked) -> Result<()> {
     // Hooks may run commands on it, and take their time.
     let Locked { record, .. } = locked;
     hooks::poststart(&record).await;
+    Ok(())
+}
+
+/// Gives the sandbox what has come to its network namespace since `create`, as
+/// newer Dockers do it.
+async fn find_network(globals: &Globals, record: &Record) -> Result<()> {
+    let Some(sandbox) = client::sandbox(globals, record).await? else {
+        return Err(Failure::new("cannot start a container that has stopped"));
+    };
+    sandbox.rescan_networks().await?;
     Ok(())
 }

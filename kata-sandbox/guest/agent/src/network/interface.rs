@@ -7,6 +7,7 @@ use kata_protocol::ttrpc::{Code, Status};
 use kata_protocol::types::{Interface, IpAddress};
 
 use super::address::{self, InterfaceAddress};
+use super::idle;
 use super::link::{self, Change, IFF_NOARP, IFF_UP, Link, format_mac, parse_mac};
 use super::prefix::{Prefix, wire_family};
 use crate::service::{internal, invalid};
@@ -35,8 +36,15 @@ pub(crate) async fn update(wanted: &Interface, limit: Duration) -> Result<Interf
         &wanted.name
     };
     check_name(name)?;
+    let mut shown = false;
     let link = wait_for(limit, || {
-        let links = link::list()?;
+        let mut links = link::list()?;
+        if !shown && !links.iter().any(|link| by.matches(link)) {
+            shown = true;
+            if idle::show()? {
+                links = link::list()?;
+            }
+        }
         // It may have been given the other address before.
         let changed = |link: &Link| new_mac.is_some() && link.mac == new_mac;
         let found = links.iter().position(|link| by.matches(link));
@@ -60,6 +68,20 @@ pub(crate) async fn update(wanted: &Interface, limit: Duration) -> Result<Interf
     updated.name.clone_from(name);
     updated.device.clone_from(name);
     Ok(updated)
+}
+
+/// Hides cards that none of these interfaces is on.
+pub(super) fn hide_others(wanted: &[Interface]) -> Result<(), Status> {
+    let links = link::list().map_err(internal("list the interfaces"))?;
+    let name = |it: &Interface| match it.name.as_str() {
+        "" => it.device.clone(),
+        name => name.to_owned(),
+    };
+    let names: Vec<String> = wanted.iter().map(name).collect();
+    let used = links.iter().filter(|link| names.contains(&link.name));
+    let used: Vec<u32> = used.map(|link| link.index).collect();
+    idle::hide(&links, &used);
+    Ok(())
 }
 
 fn configure(

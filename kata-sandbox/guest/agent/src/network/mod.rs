@@ -1,6 +1,7 @@
 //! The sandbox's network, as the host wants it: both address families alike.
 
 mod address;
+mod idle;
 mod interface;
 mod link;
 mod neighbor;
@@ -25,6 +26,7 @@ pub(crate) async fn configure(network: &Network, limit: Duration) -> Result<(), 
     for interface in &network.interfaces {
         interface::update(interface, limit).await?;
     }
+    interface::hide_others(&network.interfaces)?;
     if !network.routes.is_empty() {
         route::update(&network.routes)?;
     }
