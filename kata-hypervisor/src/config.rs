@@ -143,7 +143,7 @@ pub struct VmConfig {
     pub devices: Devices,
     /// The control groups that a monitor in a process of its own is to be in
     /// before it runs anything: the `cgroup.procs` of each hierarchy. A backend
-    /// whose machines run in this process refuses a list that is not empty.
+    /// whose machines run in this process takes only groups that it is in.
     pub cgroup: Vec<PathBuf>,
     /// How long [`Vm::start`](crate::Vm::start) may take until the processors run.
     pub start_deadline: Duration,

@@ -35,6 +35,7 @@ pub trait Hypervisor: fmt::Debug + Send + Sync + 'static {
             nics: true,
             snapshot: true,
             balloon: true,
+            process: true,
         }
     }
 
@@ -135,6 +136,7 @@ pub trait Vm: fmt::Debug + Send + Sync {
             nics: self.nics().is_some(),
             snapshot: self.snapshot().is_some(),
             balloon: self.balloon().is_some(),
+            process: self.monitor().is_some(),
         }
     }
 }
@@ -252,6 +254,9 @@ pub struct Features {
     /// Memory can be taken from its guest, and given back.
     #[serde(default)]
     pub balloon: bool,
+    /// It is a process of its own, which can be in a control group of its own.
+    #[serde(default)]
+    pub process: bool,
 }
 
 /// How to end a machine.

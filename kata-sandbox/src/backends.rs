@@ -169,6 +169,8 @@ pub(crate) struct Needs {
     pub(crate) disks: bool,
     /// Network devices are to come and go.
     pub(crate) nics: bool,
+    /// It is to be in a control group that this process is not in.
+    pub(crate) process: bool,
 }
 
 impl Needs {
@@ -176,6 +178,7 @@ impl Needs {
         (!self.growth || offered.hotplug)
             && (!self.disks || offered.disks)
             && (!self.nics || offered.nics)
+            && (!self.process || offered.process)
     }
 }
 
@@ -309,16 +312,18 @@ mod tests {
         backends.add(Rigid);
         backends.add(Fake("slow", Some(Acceleration::Emulation)));
         let context = Context::new("start sandbox", "s");
-        for (growth, disks, nics, expected) in [
-            (false, false, false, "rigid"),
-            (true, false, false, "slow"),
-            (false, true, false, "slow"),
-            (false, false, true, "slow"),
+        for (growth, disks, nics, process, expected) in [
+            (false, false, false, false, "rigid"),
+            (true, false, false, false, "slow"),
+            (false, true, false, false, "slow"),
+            (false, false, true, false, "slow"),
+            (false, false, false, true, "slow"),
         ] {
             let needs = Needs {
                 growth,
                 disks,
                 nics,
+                process,
             };
             let chosen = backends.choose(None, needs, &context).await.unwrap();
             assert_eq!(chosen.name(), expected);

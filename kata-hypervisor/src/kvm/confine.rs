@@ -126,60 +126,20 @@ impl Filter {
     }
 
     /// For the thread of a device. Names of files are not opened here: a device
-    /// that must, such as a file server, has no filter.
+    /// that must, such as a file server, has no filter. Nor are sockets.
     pub(super) fn device() -> Result<Self> {
-        const IO: &[libc::c_long] = &[
-            libc::SYS_accept4,
-            libc::SYS_connect,
-            libc::SYS_dup,
-            libc::SYS_epoll_ctl,
-            libc::SYS_epoll_pwait,
-            libc::SYS_epoll_pwait2,
-            libc::SYS_eventfd2,
-            libc::SYS_fallocate,
-            libc::SYS_fcntl,
-            libc::SYS_fdatasync,
-            libc::SYS_fstat,
-            libc::SYS_fsync,
-            libc::SYS_getsockopt,
-            libc::SYS_io_uring_enter,
-            libc::SYS_lseek,
-            libc::SYS_ppoll,
-            libc::SYS_pread64,
-            libc::SYS_preadv,
-            libc::SYS_preadv2,
-            libc::SYS_pwrite64,
-            libc::SYS_pwritev,
-            libc::SYS_pwritev2,
-            libc::SYS_readv,
-            libc::SYS_recvfrom,
-            libc::SYS_recvmsg,
-            libc::SYS_sendmsg,
-            libc::SYS_sendto,
-            libc::SYS_setsockopt,
-            libc::SYS_shutdown,
-            libc::SYS_socket,
-            libc::SYS_socketpair,
-            libc::SYS_statx,
-            libc::SYS_timerfd_settime,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_epoll_wait,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_poll,
-        ];
-        // Of the requests, only `FIONBIO`, `FIONREAD`, those that discard or
-        // clear a block device's range, and those of a tap's queues.
-        const REQUESTS: [u64; 6] = [
-            0x5421,
-            0x541b,
-            0x1277,
-            0x127f,
-            libc::TUNSETOFFLOAD,
-            libc::TUNSETQUEUE,
-        ];
-        let mut rules = allow(COMMON.iter().chain(IO));
-        let requests = REQUESTS.map(|request| only(1, request));
-        rules.push((libc::SYS_ioctl, requests.to_vec()));
+        Self::compile(device_rules())
+    }
+
+    /// For the thread of the vsock device: as any other's, and it takes callers
+    /// and calls, by unix sockets alone.
+    pub(super) fn vsock() -> Result<Self> {
+        let mut rules = device_rules();
+        rules.extend(allow([libc::SYS_accept4, libc::SYS_connect].iter()));
+        let unix = libc::AF_UNIX.unsigned_abs().into();
+        for call in [libc::SYS_socket, libc::SYS_socketpair] {
+            rules.push((call, vec![only(0, unix)]));
+        }
         Self::compile(rules)
     }
 
@@ -206,6 +166,59 @@ impl Filter {
     pub(super) fn apply(&self) -> io::Result<()> {
         seccompiler::apply_filter(&self.0).map_err(io::Error::other)
     }
+}
+
+/// What every device does: wait, and move bytes between what is open already.
+fn device_rules() -> Vec<(libc::c_long, Vec<SeccompRule>)> {
+    const IO: &[libc::c_long] = &[
+        libc::SYS_dup,
+        libc::SYS_epoll_ctl,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_eventfd2,
+        libc::SYS_fallocate,
+        libc::SYS_fcntl,
+        libc::SYS_fdatasync,
+        libc::SYS_fstat,
+        libc::SYS_fsync,
+        libc::SYS_getsockopt,
+        libc::SYS_io_uring_enter,
+        libc::SYS_lseek,
+        libc::SYS_ppoll,
+        libc::SYS_pread64,
+        libc::SYS_preadv,
+        libc::SYS_preadv2,
+        libc::SYS_pwrite64,
+        libc::SYS_pwritev,
+        libc::SYS_pwritev2,
+        libc::SYS_readv,
+        libc::SYS_recvfrom,
+        libc::SYS_recvmsg,
+        libc::SYS_sendmsg,
+        libc::SYS_sendto,
+        libc::SYS_setsockopt,
+        libc::SYS_shutdown,
+        libc::SYS_statx,
+        libc::SYS_timerfd_settime,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_epoll_wait,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+    ];
+    // Of the requests, only `FIONBIO`, `FIONREAD`, those that discard or
+    // clear a block device's range, and those of a tap's queues.
+    const REQUESTS: [u64; 6] = [
+        0x5421,
+        0x541b,
+        0x1277,
+        0x127f,
+        libc::TUNSETOFFLOAD,
+        libc::TUNSETQUEUE,
+    ];
+    let mut rules = allow(COMMON.iter().chain(IO));
+    let requests = REQUESTS.map(|request| only(1, request));
+    rules.push((libc::SYS_ioctl, requests.to_vec()));
+    rules
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -272,8 +285,22 @@ mod tests {
     }
 
     #[test]
-    fn a_device_talks_and_opens_nothing() {
-        let (file, socket) = confined(Filter::device().unwrap(), || {
+    fn a_device_neither_opens_files_nor_calls_anybody() {
+        let (file, socket, read) = confined(Filter::device().unwrap(), || {
+            (
+                refused(std::fs::File::open("/etc/passwd")),
+                refused(std::os::unix::net::UnixStream::pair()),
+                // What is open already is used.
+                rustix::io::read(rustix::stdio::stdin(), &mut [0; 0]),
+            )
+        });
+        assert!(file && socket, "{file} {socket}");
+        assert_eq!(read, Ok(0));
+    }
+
+    #[test]
+    fn vsock_talks_by_unix_sockets_and_opens_nothing() {
+        let (file, internet, socket) = confined(Filter::vsock().unwrap(), || {
             let address = rustix::net::SocketAddrUnix::new("/nonexistent").unwrap();
             let socket = rustix::net::socket(
                 rustix::net::AddressFamily::UNIX,
@@ -291,9 +318,11 @@ mod tests {
             .map(|(one, other)| (std::os::unix::net::UnixStream::from(one), other))
             .unwrap();
             stream.set_nonblocking(true).unwrap();
-            (refused(std::fs::File::open("/etc/passwd")), connected)
+            let internet = std::net::UdpSocket::bind("127.0.0.1:0");
+            let file = std::fs::File::open("/etc/passwd");
+            (refused(file), refused(internet), connected)
         });
-        assert!(file);
+        assert!(file && internet, "{file} {internet}");
         assert_eq!(socket, Err(rustix::io::Errno::NOENT));
     }
 

@@ -10,6 +10,7 @@ use kvm_ioctls::{Kvm as Device, VmFd};
 
 use super::arch::{self, Description};
 use super::bus::Bus;
+use super::cgroup;
 use super::confine::{Duties, Filter};
 use super::devices::{self, Maker, Named, Topology, Transport};
 use super::guest::Guest;
@@ -141,9 +142,7 @@ impl Builder<'_> {
                 reason,
             });
         }
-        if !self.config.cgroup.is_empty() {
-            return unsupported("control groups: its machines run in this process");
-        }
+        cgroup::check(&self.config.cgroup)?;
         Ok(kernel)
     }
 
@@ -165,14 +164,12 @@ impl Builder<'_> {
     }
 
     fn devices(&self, guest: &Arc<Guest>, bus: &mut Bus) -> Result<Devices> {
-        let filter = Arc::new(Filter::device()?);
-        let start = ThreadStart::new(move |name| {
+        let (device, vsock) = (Filter::device()?, Filter::vsock()?);
+        let start = ThreadStart::new(move |name| match name {
+            "kata-vsock" => vsock.apply(),
             // The file server opens files by name: that is what it is for.
-            if name.starts_with("kata-fs") {
-                Ok(())
-            } else {
-                filter.apply()
-            }
+            name if name.starts_with("kata-fs") => Ok(()),
+            _ => device.apply(),
         });
         let maker = Maker {
             settings: self.settings,

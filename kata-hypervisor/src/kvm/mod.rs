@@ -25,6 +25,7 @@
 //! program runs the sandbox in a supervisor.
 
 mod bus;
+mod cgroup;
 mod confine;
 mod create;
 mod devices;

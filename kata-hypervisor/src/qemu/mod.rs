@@ -190,6 +190,7 @@ impl Hypervisor for Qemu {
             nics: true,
             snapshot: true,
             balloon: false,
+            process: true,
         }
     }
 

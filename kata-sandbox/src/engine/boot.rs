@@ -114,6 +114,8 @@ impl Attempt<'_> {
                 growth: blueprint.size.grows(),
                 disks: blueprint.spare_disks > 0,
                 nics: blueprint.spare_interfaces > 0,
+                // A supervisor enters the group itself, with all its threads.
+                process: blueprint.cgroup.is_some() && blueprint.on_drop == OnDrop::Kill,
             };
             self.shared
                 .backends
