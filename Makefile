@@ -5,10 +5,11 @@ export KATA_CACHE ?= $(CURDIR)/.cache
 # Options of `kata-image build` for the demo's kernel: --kernel-package,
 # --kernel-minimal, --kernel-installed or --kernel FILE.
 KERNEL ?= --kernel-package
-# Which figures `make bench` measures: start exec stream size crowd memory supervisor network.
+# Which figures `make bench` measures: start exec stream size crowd memory supervisor
+# network kvm hello io.
 FIGURES ?=
 
-.PHONY: help demo test test-aarch64 lint ci bench image clean
+.PHONY: help demo test test-aarch64 test-nested lint ci bench bench-nested image clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -48,6 +49,13 @@ bench: ## Measure, on the small kernel, and print ratios
 	    KATA_GUEST_IMAGE=$$image KATA_AGENT=$$agent KATA_GUEST_PROBE=$$probe \
 	    KATA_BUSYBOX=$$(command -v busybox) \
 	    cargo bench --locked --package kata-benches --bench figures -- $(FIGURES)
+
+bench-nested: ## Measure what needs KVM, in an emulated machine that has it
+	@.ci/setup test
+	@agent=$$(.ci/guest agent) && probe=$$(.ci/guest probe) && \
+	    image=$$(.ci/guest image --kernel-minimal) && \
+	    KATA_GUEST_IMAGE=$$image KATA_AGENT=$$agent KATA_GUEST_PROBE=$$probe \
+	    KATA_BUSYBOX=$$(command -v busybox) .ci/nested/bench $(or $(FIGURES),kvm hello io)
 
 ci: ## Run all checks, as CI does
 	@.ci/run

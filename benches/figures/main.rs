@@ -7,6 +7,8 @@
 
 mod floor;
 mod host;
+#[cfg(target_arch = "x86_64")]
+mod kvm;
 mod measure;
 mod network;
 mod supervisor;
@@ -32,11 +34,24 @@ impl Kit {
             agent: path("KATA_AGENT")?,
         })
     }
+
+    /// The image's kernel, uncompressed as `kata-image` stores it.
+    #[cfg(target_arch = "x86_64")]
+    fn kernel(&self) -> PathBuf {
+        self.image.join("vmlinux")
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().nth(1).as_deref() == Some(supervisor::ARGUMENT) {
         return Ok(kata_sandbox::supervisor::serve(|runtime| runtime)?);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if std::env::args().nth(1).as_deref() == Some(kvm::ARGUMENT) {
+        // As few threads as a small program has.
+        let tokio = tokio::runtime::Builder::new_current_thread().build()?;
+        let arguments = std::env::args_os().skip(2).map(PathBuf::from);
+        return tokio.block_on(kvm::embedder(arguments));
     }
     // `cargo bench` and `cargo test` pass arguments of their own; names select.
     let wanted: Vec<String> = std::env::args()
@@ -45,10 +60,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     // While this process has one thread.
-    let network = Kit::find().is_some() && wants("network") && network::enter()?;
+    let networked = ["network", "io"];
+    let own_network =
+        Kit::find().is_some() && networked.into_iter().any(&wants) && network::enter()?;
     let tokio = tokio::runtime::Runtime::new()?;
     tokio.block_on(measure_all(|name| {
-        wants(name) && (network || name != "network")
+        wants(name) && (own_network || !networked.contains(&name))
     }))
 }
 
@@ -84,6 +101,18 @@ async fn measure_all(wants: impl Fn(&str) -> bool) -> Result<(), Box<dyn std::er
     }
     if wants("network") {
         network::network(&kit, &mut table).await?;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if wants("kvm") {
+        kvm::kvm(&mut table).await?;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if wants("hello") {
+        kvm::hello(&kit, &mut table).await?;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if wants("io") {
+        kvm::io(&kit, &mut table).await?;
     }
     println!("load at the beginning and the end: {began} and {}", load());
     print!("{table}");

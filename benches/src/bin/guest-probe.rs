@@ -5,11 +5,15 @@
 //! `source PORT BYTES` sends so many bytes there, `flood BYTES` writes them to
 //! standard output. `network PORT` sends back what comes on a TCP port of either
 //! family, and runs iperf3's server. As `/init` it prints one line and waits: the
-//! least that a guest can do.
+//! least that a guest can do; with `io` on the kernel's command line it measures
+//! disk and network.
 #![expect(
     unsafe_code,
     reason = "fork and exec, timed without std's own work around them"
 )]
+
+#[path = "guest-probe/io.rs"]
+mod io;
 
 use std::ffi::CString;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -25,15 +29,18 @@ const USAGE: &str = "usage: guest-probe spawn PROGRAM COUNT | echo PORT | source
                      flood BYTES | network PORT";
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     // A container's first process has this number too.
     if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/init") {
+        if let Some(("io", words)) = words.split_first().map(|(first, rest)| (*first, rest)) {
+            io::run(words);
+        }
         println!("floor");
         loop {
             std::thread::park();
         }
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["spawn", program, count] => number(count).and_then(|count| spawn(program, count)),
         ["echo", port] => number(port).and_then(echo),
