@@ -6,7 +6,7 @@ export KATA_CACHE ?= $(CURDIR)/.cache
 # --kernel-minimal, --kernel-installed or --kernel FILE.
 KERNEL ?= --kernel-package
 # Which figures `make bench` measures: start exec stream size crowd memory supervisor
-# network kvm hello io.
+# runc network kvm hello io.
 FIGURES ?=
 
 .PHONY: help demo test test-aarch64 test-nested lint ci bench bench-nested image clean
@@ -47,7 +47,7 @@ bench: ## Measure, on the small kernel, and print ratios
 	@agent=$$(.ci/guest agent) && probe=$$(.ci/guest probe) && \
 	    image=$$(.ci/guest image --kernel-minimal) && \
 	    KATA_GUEST_IMAGE=$$image KATA_AGENT=$$agent KATA_GUEST_PROBE=$$probe \
-	    KATA_BUSYBOX=$$(command -v busybox) \
+	    KATA_BUSYBOX=$$(command -v busybox) KATA_RUNC=$$(.ci/guest runc) \
 	    cargo bench --locked --package kata-benches --bench figures -- $(FIGURES)
 
 bench-nested: ## Measure what needs KVM, in an emulated machine that has it

@@ -11,6 +11,7 @@ mod host;
 mod kvm;
 mod measure;
 mod network;
+mod runc;
 mod supervisor;
 mod table;
 
@@ -98,6 +99,9 @@ async fn measure_all(wants: impl Fn(&str) -> bool) -> Result<(), Box<dyn std::er
     }
     if wants("supervisor") {
         supervisor::supervisor(&kit, &mut table).await?;
+    }
+    if wants("runc") {
+        runc::runc(&kit, &mut table).await?;
     }
     if wants("network") {
         network::network(&kit, &mut table).await?;

@@ -268,6 +268,15 @@ pub(crate) async fn size(kit: &Kit, table: &mut Table) -> Outcome {
     );
     let (_state, runtime) = runtime(kit)?;
     let first = start_named(&runtime, "first").await?;
+    let guest = first.stats().await?.guest;
+    let agent = guest.and_then(|guest| guest.agent);
+    let agent = agent.ok_or("the agent does not say what it has in memory")?;
+    table.add(
+        "the agent in the memory of an idle guest",
+        bytes(agent.as_bytes()),
+        bytes(6 << 20),
+        Bar::AtMost(1.0),
+    );
     let before = Pss::now()?;
     let mut more = Vec::new();
     for index in 0..4 {

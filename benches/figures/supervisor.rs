@@ -76,14 +76,14 @@ impl Guest {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> (f64, String) {
+pub(crate) fn median(mut times: Vec<Duration>) -> (f64, String) {
     times.sort_unstable();
     let millis = times[times.len() / 2].as_secs_f64() * 1000.0;
     (millis, format!("{millis:.1} ms"))
 }
 
 /// The process that runs the sandbox, as its journal says.
-fn owner(state: &Path, id: &str) -> Outcome<u32> {
+pub(crate) fn owner(state: &Path, id: &str) -> Outcome<u32> {
     let record = std::fs::read_to_string(state.join(id).join("state.json"))?;
     let owner = record.split("\"owner\"").nth(1).ok_or("no owner")?;
     let pid = owner.split("\"pid\":").nth(1).ok_or("no pid")?;

@@ -20,6 +20,8 @@ pub(crate) enum Bar {
     AtMost(f64),
     /// It must not be below.
     AtLeast(f64),
+    /// It is only told.
+    None,
 }
 
 impl Bar {
@@ -27,6 +29,17 @@ impl Bar {
         match self {
             Self::AtMost(most) => ratio <= most,
             Self::AtLeast(least) => ratio >= least,
+            Self::None => true,
+        }
+    }
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "≤ {most:.2}"),
+            Self::AtLeast(least) => write!(f, "≥ {least:.2}"),
+            Self::None => f.write_str("-"),
         }
     }
 }
@@ -93,14 +106,14 @@ impl fmt::Display for Table {
             bar,
         } in &self.rows
         {
-            let (sign, bound) = match bar {
-                Bar::AtMost(most) => ('≤', most),
-                Bar::AtLeast(least) => ('≥', least),
+            let verdict = match bar {
+                Bar::None => "",
+                bar if bar.holds(*ratio) => "met",
+                _ => "MISSED",
             };
-            let verdict = if bar.holds(*ratio) { "met" } else { "MISSED" };
             writeln!(
                 f,
-                "| {name} | {ours} | {floor} | {ratio:.2} | {sign} {bound:.2} | {verdict} |"
+                "| {name} | {ours} | {floor} | {ratio:.2} | {bar} | {verdict} |"
             )?;
         }
         Ok(())

@@ -47,21 +47,27 @@ pub struct GuestMemory {
     pub total: MemorySize,
     /// What programs could still have.
     pub available: MemorySize,
+    /// What the agent itself has in it, shared pages included; `None` where it
+    /// does not say.
+    #[serde(default)]
+    pub agent: Option<MemorySize>,
 }
 
 impl GuestMemory {
     /// From the agent's metrics, in Prometheus' text form.
     pub(crate) fn parse(metrics: &str) -> Option<Self> {
-        let item = |name: &str| {
-            let prefix = format!("kata_guest_meminfo{{item=\"{name}\"}} ");
-            let value = metrics
-                .lines()
-                .find_map(|line| line.strip_prefix(&prefix))?;
+        let bytes = |prefix: &str| {
+            let value = metrics.lines().find_map(|line| line.strip_prefix(prefix))?;
             value.trim().parse().ok().map(MemorySize::bytes)
         };
+        let item = |name: &str| bytes(&format!("kata_guest_meminfo{{item=\"{name}\"}} "));
         let total = item("memtotal").or_else(|| item("mem_total"))?;
         let available = item("memavailable").or_else(|| item("mem_available"))?;
-        Some(Self { total, available })
+        Some(Self {
+            total,
+            available,
+            agent: bytes("kata_agent_total_rss "),
+        })
     }
 }
 
@@ -306,11 +312,15 @@ mod tests {
     fn the_guests_memory_is_found_among_its_metrics() {
         let metrics = "# HELP x\nkata_guest_meminfo{item=\"memtotal\"} 1048576\n\
                        kata_guest_meminfo{item=\"memavailable\"} 524288\nother 1\n";
-        let memory = GuestMemory::parse(metrics).unwrap();
+        let mut memory = GuestMemory::parse(metrics).unwrap();
         assert_eq!(
             (memory.total, memory.available.as_bytes()),
             (MemorySize::mib(1), 524_288)
         );
+        assert_eq!(memory.agent, None);
+        let metrics = format!("{metrics}kata_agent_total_rss 4096\n");
+        memory = GuestMemory::parse(&metrics).unwrap();
+        assert_eq!(memory.agent.map(MemorySize::as_bytes), Some(4096));
         assert_eq!(GuestMemory::parse("nothing here"), None);
     }
 }
