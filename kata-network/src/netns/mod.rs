@@ -213,6 +213,10 @@ impl Network for NetNs {
     }
 
     async fn setup(&self, request: &SetupRequest) -> Result<Lease> {
+        // What another process undid is joined no more; what is reserved is kept.
+        if let Some(connection) = self.connections.lock().get_mut(&request.sandbox) {
+            connection.joined.clear();
+        }
         let mut lease = self.connect(request).await?;
         if let Some(path) = self.options.resolv_conf.clone() {
             let what = format!("read {}", path.display());
