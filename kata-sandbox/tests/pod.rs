@@ -157,6 +157,9 @@ async fn a_sandbox_whose_monitor_dies_is_lost_and_leaves_nothing() {
     let before = Census::take(&host.state_dir());
     let runtime = host.runtime();
     let sandbox = host.start(&runtime, "victim").await;
+    if !sandbox.features().process {
+        return eprintln!("skipped: this machine is no process that could be killed");
+    }
     let container = host.sleeper(&sandbox, "c").await;
     kill_monitor();
     let exit = sandbox.wait().await;

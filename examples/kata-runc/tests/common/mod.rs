@@ -51,9 +51,13 @@ pub(crate) fn has(program: &str) -> bool {
 }
 
 /// Writes kata-runc's configuration: sandboxes have their state in a directory
-/// too, so that it is gone with it.
+/// too, so that it is gone with it. `KATA_TEST_HYPERVISOR` names the only
+/// hypervisor that will do.
 pub(crate) fn write_config(directory: &Path) {
-    let text = format!("state_dir = '{}'\n", directory.join("s").display());
+    let mut text = format!("state_dir = '{}'\n", directory.join("s").display());
+    if let Ok(hypervisor) = std::env::var("KATA_TEST_HYPERVISOR") {
+        text += &format!("hypervisor = '{hypervisor}'\n");
+    }
     fs::write(directory.join("kata-runc.toml"), text).unwrap();
 }
 
