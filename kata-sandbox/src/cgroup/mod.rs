@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use limits::HostLimits;
 
+use crate::journal;
 use hierarchy::{Hierarchy, Version};
 
 /// Controllers that children of a group in the unified hierarchy are to have.
@@ -236,22 +237,26 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Removes what was made of it.
+    /// Removes what was made of it, when the last has ended that is in it: for
+    /// callers that may wait.
     pub(crate) fn remove(mut self) -> Result<()> {
-        self.clear()
+        self.leave()?;
+        journal::remove_groups(&std::mem::take(&mut self.made), journal::DYING)
     }
 
-    fn clear(&mut self) -> Result<()> {
+    /// Puts this process back where it was.
+    fn leave(&mut self) -> Result<()> {
         for procs in std::mem::take(&mut self.before) {
             std::fs::write(&procs, "0").map_err(CgroupError::io("go back to", &procs))?;
         }
-        remove(&std::mem::take(&mut self.made))
+        Ok(())
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = self.clear() {
+        let left = self.leave();
+        if let Err(error) = left.and_then(|()| remove(&std::mem::take(&mut self.made))) {
             log::warn!(error:%; "a control group is left behind");
         }
     }
