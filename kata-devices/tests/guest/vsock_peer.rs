@@ -49,7 +49,8 @@ fn serve(port: u32, handle: fn(File)) {
     let fd = unsafe { check(socket(AF_VSOCK, SOCK_STREAM, 0), "socket") };
     unsafe {
         check(bind(fd, &address(ANY, port), 16), "bind");
-        check(listen(fd, 64), "listen");
+        // A hundred streams may come before the first is accepted.
+        check(listen(fd, 128), "listen");
     }
     thread::spawn(move || loop {
         let stream = unsafe {
