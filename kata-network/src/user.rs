@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,6 +42,8 @@ const V6: [&str; 3] = ["fd00:6b61::15", "64", "fd00:6b61::2"];
 const RESOLVER: &str = "10.0.2.3";
 /// With the largest packets fewest of them are copied.
 const MTU: u32 = 65_520;
+/// The longest frame with such a payload: its header is 14 bytes, 18 with a VLAN.
+const MOST_FRAME: usize = 65_538;
 
 /// Connects a sandbox without privileges, through `passt(1)`: what the guest
 /// sends leaves as connections of this user, of the families that the host is
@@ -269,37 +271,56 @@ fn ready(child: &mut Child, stream: &OwnedFd, settings: &Settings) -> Result<()>
     }
     let gone = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
     let gone = gone.map_err(|errno| failed()(errno.into()))?;
-    let mut waited = [
-        PollFd::new(stream, PollFlags::IN),
-        PollFd::new(&gone, PollFlags::IN),
-    ];
-    let limit = Timespec {
-        tv_sec: i64::try_from(READY.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: 0,
-    };
-    match poll(&mut waited, Some(&limit)) {
-        Ok(0) => {
-            return Err(Error::Timeout {
-                operation: format!("reach {}", peer()),
-                limit: READY,
-            });
-        }
-        polled => polled.map_err(|errno| failed()(errno.into()))?,
-    };
-    // The answer is for nobody else: a frame after its length.
-    let mut answer = [0; 128];
-    match recv(stream, &mut answer[..], RecvFlags::DONTWAIT) {
-        Ok((length, _)) if length > 0 => Ok(()),
-        // It has left: it is about to end, if it has not.
-        _ => {
-            let _ = poll(&mut waited[1..], Some(&limit));
-            Err(Error::Peer {
-                peer: peer(),
-                operation: "start".to_owned(),
-                reason: last_words(child),
-            })
+    let until = Instant::now() + READY;
+    let mut answer = Vec::new();
+    while !is_whole(&answer) {
+        let mut waited = [
+            PollFd::new(stream, PollFlags::IN),
+            PollFd::new(&gone, PollFlags::IN),
+        ];
+        let left = until.saturating_duration_since(Instant::now());
+        let limit = Timespec::try_from(left).map_err(|_| failed()(io::ErrorKind::Other.into()))?;
+        match poll(&mut waited, Some(&limit)) {
+            Ok(0) => {
+                return Err(Error::Timeout {
+                    operation: format!("reach {}", peer()),
+                    limit: READY,
+                });
+            }
+            polled => polled.map_err(|errno| failed()(errno.into()))?,
+        };
+        // Not a byte more than the answer: what follows is for the machine.
+        let mut bytes = vec![0; missing(&answer)];
+        match recv(stream, &mut bytes[..], RecvFlags::DONTWAIT) {
+            Ok((length, _)) if length > 0 => answer.extend(&bytes[..length]),
+            // It has left: it is about to end, if it has not.
+            _ => {
+                let _ = poll(&mut waited[1..], Some(&limit));
+                return Err(Error::Peer {
+                    peer: peer(),
+                    operation: "start".to_owned(),
+                    reason: last_words(child),
+                });
+            }
         }
     }
+    Ok(())
+}
+
+/// How many bytes a frame after its length lacks, as far as what has come tells:
+/// some programs write the two apart.
+fn missing(answer: &[u8]) -> usize {
+    const LENGTH: usize = 4;
+    let Some((length, frame)) = answer.split_first_chunk::<LENGTH>() else {
+        return LENGTH - answer.len();
+    };
+    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    // No frame is longer than this; what says so is not read for ever.
+    length.min(MOST_FRAME).saturating_sub(frame.len())
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    missing(answer) == 0
 }
 
 /// An ARP request (RFC 826) for the gateway, after its length.
@@ -338,6 +359,18 @@ fn last_words(child: &mut Child) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_read_to_its_end_and_no_further() {
+        // passt may write the length and the frame apart.
+        let answer = [0, 0, 0, 3, 7, 8, 9];
+        let lacks = [4, 3, 2, 1, 3, 2, 1, 0];
+        for (there, lacks) in lacks.into_iter().enumerate() {
+            assert_eq!(missing(&answer[..there]), lacks, "{there} bytes came");
+        }
+        assert!(is_whole(&answer) && !is_whole(&answer[..4]));
+        assert_eq!(missing(&[0xff; 4]), MOST_FRAME);
+    }
 
     #[test]
     fn ports_and_families_are_said() {
