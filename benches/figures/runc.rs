@@ -200,12 +200,13 @@ async fn commands(
     table: &mut Table,
 ) -> Outcome {
     let idle = ["/bin/sleep", "3600"];
-    let bundle = ours.bundle("idle", root, &idle, json!({})).await?;
     let sandbox = runtime.sandbox("library").start().await?;
     let spec = ContainerSpec::new(Rootfs::Dir(root.root())).command(idle);
     let container = sandbox.container("idle", spec).await?;
     container.start().await?;
     for cli in [Some(ours), beside].into_iter().flatten() {
+        // Each its own, whose control group is its own too.
+        let bundle = cli.bundle("idle", root, &idle, json!({})).await?;
         cli.run(&["run", "--detach", "--bundle", &bundle, "bench"])
             .await?;
     }
