@@ -40,7 +40,6 @@ pub(crate) use process::ProcessId;
 pub(crate) use record::{HooksRecord, NetworkRecord, Record};
 pub(crate) use step::Steps;
 pub(crate) use sweep::Failed;
-pub(crate) use undo::{DYING, remove_groups};
 
 use dir::VM;
 
@@ -253,7 +252,7 @@ fn lock_stale(directory: &Path, record: Option<&Record>) -> Result<File> {
     // heard of its end by one of them may be here before the lock is free.
     if let Some(record) = record
         && record.owner.is_dying()
-        && record.owner.wait(DYING).is_ok()
+        && record.owner.wait(undo::DYING).is_ok()
         && let Some(lock) = attempt()?
     {
         return Ok(lock);

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use limits::HostLimits;
 
-use crate::journal;
 use hierarchy::{Hierarchy, Version};
 
 /// Controllers that children of a group in the unified hierarchy are to have.
@@ -237,26 +236,22 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Removes what was made of it, when the last has ended that is in it: for
-    /// callers that may wait.
+    /// Removes what was made of it.
     pub(crate) fn remove(mut self) -> Result<()> {
-        self.leave()?;
-        journal::remove_groups(&std::mem::take(&mut self.made), journal::DYING)
+        self.clear()
     }
 
-    /// Puts this process back where it was.
-    fn leave(&mut self) -> Result<()> {
+    fn clear(&mut self) -> Result<()> {
         for procs in std::mem::take(&mut self.before) {
             std::fs::write(&procs, "0").map_err(CgroupError::io("go back to", &procs))?;
         }
-        Ok(())
+        remove(&std::mem::take(&mut self.made))
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let left = self.leave();
-        if let Err(error) = left.and_then(|()| remove(&std::mem::take(&mut self.made))) {
+        if let Err(error) = self.clear() {
             log::warn!(error:%; "a control group is left behind");
         }
     }

@@ -186,17 +186,10 @@ impl Site {
                 }
             }
         }
-        if let Some(cgroup) = self.cgroup.take() {
-            let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
-            let failure = match removed {
-                Ok(removed) => removed.err().map(|error| cgroup_error(&context, error)),
-                Err(error) => Some(context.join(error)),
-            };
-            if let Some(failure) = failure {
-                failures.push(failure);
-                if let Some(dir) = self.dir.take() {
-                    dir.leave(); // as above
-                }
+        if let Some(Err(error)) = self.cgroup.take().map(Cgroup::remove) {
+            failures.push(cgroup_error(&context, error));
+            if let Some(dir) = self.dir.take() {
+                dir.leave(); // as above
             }
         }
         let removed = match &self.dir {

@@ -8,7 +8,7 @@ use super::{JournalError, ProcessId, Record, Result};
 use crate::cgroup::{self, CgroupError};
 
 /// How long a process may take to die: the kernel frees its guest's memory.
-pub(crate) const DYING: Duration = Duration::from_secs(20);
+pub(super) const DYING: Duration = Duration::from_secs(20);
 
 /// Undoes what the record says but for the network, which takes more than a
 /// look at the disk.
@@ -31,12 +31,8 @@ pub(super) fn undo(directory: &Path, record: &Record) -> Result<()> {
 }
 
 /// Removes control groups whose sandbox is gone. What it started and did not
-/// see the end of is in them and may take so long: a network's plugin, or threads
-/// of the kernel, which end after the machine that they served.
-pub(crate) fn remove_groups(
-    made: &[PathBuf],
-    limit: Duration,
-) -> std::result::Result<(), CgroupError> {
+/// see the end of, such as a network's plugin, is in them and may take so long.
+fn remove_groups(made: &[PathBuf], limit: Duration) -> std::result::Result<(), CgroupError> {
     let until = Instant::now() + limit;
     loop {
         let Err(error) = cgroup::remove(made) else {
